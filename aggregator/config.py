@@ -1,0 +1,27 @@
+"""Settings of the aggregator, read from TOML (`mas aggregator run --config FILE`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything the aggregator needs to know.
+
+    `store` is any SQLAlchemy URL; empty means SQLite in `state_dir`. `grace_s` is how long a resumed aggregator
+    waits for agents to announce themselves before it counts them as gone.
+    """
+
+    broker: str
+    state_dir: str
+    fleet: Identifier = "lab"
+    store: str = ""
+    tick_s: Positive = 1.0
+    max_update_bytes: Annotated[int, Meta(ge=2**20)] = 512 * 2**20
+    max_state_bytes: Annotated[int, Meta(ge=2**20)] = 1024 * 2**20

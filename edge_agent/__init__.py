@@ -1,0 +1,1 @@
+"""The device: a daemon without torch, a trainer process with it, power meters, data, bundles and inference."""

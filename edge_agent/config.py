@@ -1,0 +1,60 @@
+"""Settings of an agent, read from TOML (`mas agent run --config FILE`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the labelled pictures are, and which buildings of them this device may train on or evaluate on.
+
+    Without `train`, every building the dataset does not name as a test building; without `test`, none.
+    """
+
+    root: str
+    train: tuple[str, ...] | None = None
+    test: tuple[str, ...] = ()
+
+
+class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The child process that trains.
+
+    `python` is the interpreter that has torch ("" is the agent's own). `keep_warm` starts it with the daemon and
+    keeps it: for measurements, so that start-up is not charged to whichever job comes first.
+    """
+
+    python: str = ""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    cache_bytes: Annotated[int, Meta(ge=0)] = 256 * 2**20
+    idle_exit_s: Positive = 60.0
+    keep_warm: bool = False
+
+
+class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which meter to use. `estimate` is CPU seconds x `watts_per_core`, and is always shown as estimated."""
+
+    source: Literal["auto", "jetson-sysfs", "estimate", "none"] = "auto"
+    watts_per_core: Positive = 3.0
+    period_s: Positive = 0.1
+    root: str = "/"
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything an agent needs to know."""
+
+    id: Identifier
+    broker: str
+    state_dir: str
+    data: DataConfig
+    fleet: Identifier = "lab"
+    trainer: TrainerConfig = TrainerConfig()
+    power: PowerConfig = PowerConfig()
+    max_queued_orders: Annotated[int, Meta(ge=1, le=64)] = 8
+    max_blob_bytes: Annotated[int, Meta(ge=2**20)] = 2 * 2**30
+    telemetry_s: Positive = 30.0

@@ -1,0 +1,1 @@
+"""Joules of a device: one small interface, one file per source. Estimates are never shown as measurements."""

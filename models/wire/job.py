@@ -1,0 +1,56 @@
+"""What a job asks for. The same struct is read from TOML, carried by `SubmitJob`, and kept in the journal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Local training, the same on every device (defaults: MAS section 4, but for the batch size of small devices)."""
+
+    epochs: Count = 1
+    batch_size: Count = 16
+    lr: NonNegative = 0.1
+    momentum: Share = 0.9
+    weight_decay: NonNegative = 1e-4
+    flips: bool = True
+
+
+class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One federated job.
+
+    `rounds` is R, the rounds each task sees in all; `merge_rounds` is R0; `probe_every` is rho in batches;
+    affinities of the first `affinity_rounds` rounds decide the split into at most `max_splits` groups.
+    The learning rate of round r is `train.lr * (1 - r / rounds) ** lr_power`, over the whole job: it does not
+    restart at a split. A round closes at `clients_per_round` reports, or at `deadline_s` with at least
+    `quorum` of them; below quorum it is tried again with other agents, `max_attempts` times.
+    """
+
+    name: Name
+    tasks: tuple[str, ...]
+    scheme: str = "mas"
+    network: str = "pi"
+    size: Annotated[int, Meta(ge=32, le=1024)] = 64
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    rounds: Count = 30
+    merge_rounds: Count = 9
+    clients_per_round: Count = 4
+    quorum: Share = 0.5
+    max_attempts: Count = 3
+    deadline_s: Annotated[float, Meta(gt=0)] = 600.0
+    lr_power: NonNegative = 0.9
+    probe_every: Count = 10
+    affinity_rounds: Count = 10
+    max_splits: Count = 2
+    eval_every: Count = 5
+    max_skipped_share: Share = 0.1
+    update_dtype: Literal["fp32", "fp16"] = "fp32"
+    train: TrainSettings = TrainSettings()

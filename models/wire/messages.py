@@ -1,0 +1,321 @@
+"""Every message of protocol 1. Tensors and records never ride in messages: they are blobs, named by `BlobRef`.
+
+Direction is fixed by the topic (see `topics`); the codec rejects a message that does not belong on its topic.
+All figures are SI; losses and affinities are sums and counts where they are averaged later, so that weights are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from models.wire.job import JobSpec, TrainSettings
+
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]
+Count = Annotated[int, Meta(ge=0)]
+Phase = Literal["train", "affinity", "communicate", "wait", "evaluate"]
+EnergyState = Literal["measured", "estimated", "partial", "missing"]
+Reason = Annotated[str, Meta(max_length=1000)]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the structs that ride inside messages."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """Base of the messages themselves; the tag is the class's name."""
+
+
+class BlobRef(Part):
+    """A content-addressed blob: SHA-256 of the whole and of each chunk, so that a bad chunk is known when it arrives."""
+
+    sha256: Sha256
+    size_bytes: Count
+    chunk_bytes: Annotated[int, Meta(ge=1024)]
+    chunks: tuple[Annotated[bytes, Meta(min_length=32, max_length=32)], ...]
+
+
+class OrderKey(Part):
+    """Names one order; everything about it is idempotent by this key."""
+
+    job: Identifier
+    split: Identifier
+    round: Count
+    agent: Identifier
+    attempt: Count
+    kind: Literal["train", "evaluate", "deploy"]
+
+
+class PhaseEnergy(Part):
+    """Joules of one phase of one order, and where they come from. `energy_j` is None when nothing could be said."""
+
+    phase: Phase
+    duration_s: float
+    cpu_s: float
+    energy_j: float | None
+    state: EnergyState
+    source: str
+    scope: str
+    reason: str = ""
+
+
+class TaskLoss(Part):
+    """Summed loss of one task over `samples` samples."""
+
+    task: str
+    loss_sum: float
+    samples: Count
+
+
+class AffinitySums(Part):
+    """Sum over `batches` probed batches of affinity[source, target] (MAS eq. 3); tasks in the order's order."""
+
+    batches: Count
+    sums: tuple[tuple[float, ...], ...]
+
+
+class Capabilities(Part):
+    """What a device brings to a job."""
+
+    labels: tuple[str, ...]
+    train_samples: Count
+    test_samples: Count
+    energy_source: str
+    energy_state: EnergyState
+    cores: Count
+    memory_bytes: Count
+
+
+# --- both ways -------------------------------------------------------------------------------------------------
+
+
+class BlobWant(Message):
+    """Asks the holder of a blob for the chunks in `missing` (half-open index ranges)."""
+
+    sha256: Sha256
+    missing: tuple[tuple[Count, Count], ...]
+
+
+class BlobAck(Message):
+    """The blob has arrived whole and its hash is right; the holder may forget it."""
+
+    sha256: Sha256
+
+
+class Chunk(Message):
+    """One chunk of a blob, on the blob's own topic."""
+
+    sha256: Sha256
+    index: Count
+    data: bytes
+
+
+# --- agent -> aggregator ---------------------------------------------------------------------------------------
+
+
+class Presence(Message):
+    """Retained state of an agent or of the aggregator; the last will carries `online=False`."""
+
+    sender: Identifier
+    online: bool
+    boot: str
+    version: str
+    capabilities: Capabilities | None = None
+
+
+class Progress(Message):
+    """How far an order is; for people, never for decisions."""
+
+    key: OrderKey
+    phase: Phase
+    done: Count
+    total: Count
+    power_w: float | None = None
+    power_state: EnergyState = "missing"
+
+
+class TrainReport(Message):
+    """A finished train order. `update` is the delta to the base; the aggregator fetches it."""
+
+    key: OrderKey
+    update: BlobRef
+    samples: Count
+    losses: tuple[TaskLoss, ...]
+    affinity: AffinitySums | None
+    skipped: tuple[str, ...]
+    skipped_total: Count
+    energy: tuple[PhaseEnergy, ...]
+    bytes_up: Count
+    bytes_down: Count
+    train_s: float
+
+
+class EvaluateReport(Message):
+    """Losses of a model on the agent's held-out buildings."""
+
+    key: OrderKey
+    samples: Count
+    losses: tuple[TaskLoss, ...]
+    skipped: tuple[str, ...]
+    skipped_total: Count
+    energy: tuple[PhaseEnergy, ...]
+    bytes_up: Count
+    bytes_down: Count
+
+
+class DeployReport(Message):
+    """A bundle that is installed, verified and active on the agent."""
+
+    key: OrderKey
+    bundle_sha256: Sha256
+    onnx_max_abs_err: float
+    inference_ms: float
+    energy: tuple[PhaseEnergy, ...]
+    bytes_up: Count
+    bytes_down: Count
+
+
+class OrderFailed(Message):
+    """The agent refuses or could not finish an order. `final` when trying again here is of no use."""
+
+    key: OrderKey
+    reason: Reason
+    final: bool = False
+    energy: tuple[PhaseEnergy, ...] = ()
+
+
+# --- aggregator -> agent ---------------------------------------------------------------------------------------
+
+
+class TrainOrder(Message):
+    """Train `tasks` from `base` for one round; probe the affinity every `probe_every` batches (0: never)."""
+
+    key: OrderKey
+    tasks: tuple[str, ...]
+    network: str
+    size: int
+    base: BlobRef
+    seed: int
+    settings: TrainSettings
+    probe_every: Count
+    update_dtype: Literal["fp32", "fp16"]
+    max_skipped_share: float
+    ttl_s: float
+
+
+class EvaluateOrder(Message):
+    """Evaluate `base` on held-out buildings."""
+
+    key: OrderKey
+    tasks: tuple[str, ...]
+    network: str
+    size: int
+    base: BlobRef
+    batch_size: int
+    max_skipped_share: float
+    ttl_s: float
+
+
+class BundleFile(Part):
+    """One file of a bundle; names are plain file names."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    blob: BlobRef
+
+
+class DeployOrder(Message):
+    """Install the bundle whose manifest is `manifest`; the manifest repeats each file's hash."""
+
+    key: OrderKey
+    manifest: BlobRef
+    files: tuple[BundleFile, ...]
+    ttl_s: float
+
+
+class CancelOrder(Message):
+    """Stop working on an order; nothing is to be reported."""
+
+    key: OrderKey
+
+
+class Refused(Message):
+    """What the sender sent was not used, and why (an invalid update, a protocol of another version)."""
+
+    reason: Reason
+    key: OrderKey | None = None
+
+
+# --- clients <-> aggregator ------------------------------------------------------------------------------------
+
+
+class SubmitJob(Message):
+    """Start a job; answered by `JobAccepted` or `Refused`."""
+
+    request: Identifier
+    spec: JobSpec
+
+
+class CancelJob(Message):
+    """End a job; answered by `JobAccepted` or `Refused`."""
+
+    request: Identifier
+    job: Identifier
+
+
+class ShowJob(Message):
+    """Ask for a job's whole record (JSON in a blob); answered by `JobRecord` or `RequestRefused`."""
+
+    request: Identifier
+    job: Identifier
+
+
+class JobAccepted(Message):
+    """The request was taken."""
+
+    request: Identifier
+    job: Identifier
+
+
+class RequestRefused(Message):
+    """The request was not taken; every reason at once."""
+
+    request: Identifier
+    reasons: tuple[Reason, ...]
+
+
+class JobRecord(Message):
+    """Where the asked record is."""
+
+    request: Identifier
+    job: Identifier
+    record: BlobRef
+
+
+class SplitStatus(Part):
+    """How far one split is. `losses` are the latest held-out means by task."""
+
+    split: Identifier
+    tasks: tuple[str, ...]
+    round: Count
+    first_round: Count
+    last_round: Count
+    train_loss: float | None
+    test_losses: dict[str, float]
+
+
+class JobStatus(Message):
+    """Retained, so that anyone who subscribes sees every job at once."""
+
+    job: Identifier
+    spec: JobSpec
+    state: Literal["submitted", "merging", "training", "deciding", "continuing", "exporting", "deployed", "failed", "cancelled"]
+    reason: str
+    splits: tuple[SplitStatus, ...]
+    total_loss: float | None
+    energy_j: float | None
+    energy_state: EnergyState
+    deployed: Count
+    updated_at: float
