@@ -1,0 +1,83 @@
+"""A model's state or update as bytes: safetensors in one zstd frame. Nothing is ever executed on loading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import zstandard
+
+FloatArray = npt.NDArray[np.float32]
+
+MAX_TENSOR_BYTES = 512 * 1024 * 1024
+#: Weights hardly compress; higher levels cost a Pi seconds and save one part in a hundred.
+_ZSTD_LEVEL = 1
+
+
+class TensorsError(ValueError):
+    """Tensors that cannot be written, or bytes that are no tensors; the text says which and why."""
+
+
+def encode_tensors(tensors: Mapping[str, FloatArray], dtype: Literal["fp32", "fp16"] = "fp32") -> bytes:
+    """Float32 arrays of any shape, by name -> bytes, the same for the same input.
+
+    "fp16" halves the size and rounds to 11 significant bits. Raises TensorsError for any array that is not
+    float32 or does not fit in half precision, naming every such array.
+    """
+    faults = [f"{name} is {value.dtype}, not float32" for name, value in tensors.items() if value.dtype != np.float32]
+    if not faults and dtype == "fp16":
+        faults = [f"{name} does not fit in fp16" for name, array in tensors.items() if not _fits_half(array)]
+    if faults:
+        raise TensorsError("; ".join(faults))
+    kind = np.float16 if dtype == "fp16" else np.float32
+    # safetensors writes the buffer as it lies in memory, so it must be in C order.
+    plain = {name: np.asarray(array, dtype=kind, order="C") for name, array in sorted(tensors.items())}
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(safetensors.numpy.save(plain))
+
+
+def _fits_half(array: FloatArray) -> bool:
+    limit = np.finfo(np.float16).max
+    return bool(np.all((np.abs(array) <= limit) | ~np.isfinite(array)))
+
+
+def decode_tensors(data: bytes, max_bytes: int = MAX_TENSOR_BYTES) -> dict[str, FloatArray]:
+    """Bytes of `encode_tensors` -> float32 arrays by name; values are judged by `models.state.check_like`.
+
+    The uncompressed size is read from the frame's header before anything is allocated. Raises TensorsError for
+    all but one zstd frame of a stated size of at most `max_bytes` that holds float32 and float16 tensors.
+    """
+    raw = _decompress(data, max_bytes)
+    try:
+        tensors = safetensors.numpy.load(raw)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise TensorsError(f"no safetensors inside: {error}") from error
+    known = (np.float16, np.float32)
+    faults = [f"{name} is {array.dtype}" for name, array in tensors.items() if array.dtype not in known]
+    if faults:
+        raise TensorsError(f"only float32 and float16 are carried; {'; '.join(faults)}")
+    return {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
+
+
+def _decompress(data: bytes, max_bytes: int) -> bytes:
+    try:
+        frame = zstandard.get_frame_parameters(data)
+    except zstandard.ZstdError as error:
+        raise TensorsError(f"not a zstd frame: {error}") from error
+    if frame.content_size == zstandard.CONTENTSIZE_UNKNOWN:
+        raise TensorsError("the zstd frame does not state its size")
+    if frame.content_size > max_bytes or frame.window_size > max(max_bytes, 1024):
+        raise TensorsError(
+            f"{frame.content_size} bytes unpacked, window {frame.window_size}; at most {max_bytes} are allowed"
+        )
+    try:
+        # The stated size bounds the output, so a frame that lies about it ends in an error, not in memory.
+        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=max_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise TensorsError(f"the zstd frame is damaged: {error}") from error
+    if len(raw) != frame.content_size:
+        raise TensorsError(f"the zstd frame states {frame.content_size} bytes and holds {len(raw)}")
+    return raw
