@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Callable
 
 from edge_agent.power.base import Energy
 from models.wire.messages import EnergyState
@@ -14,10 +14,12 @@ class CpuTimeEstimate:
 
     state: EnergyState = "estimated"
 
-    def __init__(self, watts_per_core: float) -> None:
+    def __init__(
+        self, watts_per_core: float, cpu_clock: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.source, self.scope = f"cpu-time x {watts_per_core:g} W per core", "cpu"
-        self._watts_per_core = watts_per_core
-        self._last: tuple[float, float] | None = None
+        self._watts_per_core, self._cpu_clock, self._clock = watts_per_core, cpu_clock, clock
+        self._last = (clock(), cpu_clock())
 
     def start(self) -> None:
         """Nothing to start."""
@@ -27,13 +29,11 @@ class CpuTimeEstimate:
 
     def energy(self, start_s: float, end_s: float, cpu_s: float) -> Energy:
         """Estimated joules of `cpu_s` CPU seconds."""
-        return Energy(cpu_s * self._watts_per_core, "estimated", "no meter: CPU time x a configured figure")
+        return Energy(cpu_s * self._watts_per_core, "estimated")
 
     def power_w(self) -> float | None:
-        """Estimated watts since the last call, of this process and the children it has already waited for."""
-        used = os.times()
-        now = (time.monotonic(), used.user + used.system + used.children_user + used.children_system)
-        last, self._last = self._last, now
-        if last is None or now[0] <= last[0]:
+        """Estimated mean watts since the last call; None when asked twice at the same instant."""
+        last, self._last = self._last, (self._clock(), self._cpu_clock())
+        if self._last[0] <= last[0]:
             return None
-        return (now[1] - last[1]) / (now[0] - last[0]) * self._watts_per_core
+        return max(0.0, self._last[1] - last[1]) / (self._last[0] - last[0]) * self._watts_per_core
