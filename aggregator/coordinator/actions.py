@@ -1,0 +1,132 @@
+"""What the coordinator wants done. The service does it and, where an event is named, answers with that event.
+
+All of them may be asked for again after a restart, so doing one twice must end as doing it once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from aggregator.coordinator.state import Contribution, JobPhase
+from models.wire.job import JobSpec
+from models.wire.messages import BlobRef, DeployOrder, EvaluateOrder, OrderKey, TrainOrder
+
+
+class Action(msgspec.Struct, frozen=True):
+    """Base of all actions."""
+
+
+class SendOrder(Action):
+    """Publish an order to `message.key.agent`; it expires after `message.ttl_s`."""
+
+    message: TrainOrder | EvaluateOrder | DeployOrder
+
+
+class CancelOrder(Action):
+    """Tell `key.agent` to stop; no answer is expected."""
+
+    key: OrderKey
+
+
+class PrepareModel(Action):
+    """Make the split's first model -> `ModelReady(round=round)`.
+
+    Without `parent` from new weights by `seed`; with it by taking the encoder and the heads of `tasks` out of `parent`,
+    the model of split `parent_split`, whose tasks are `parent_tasks`.
+    """
+
+    job: str
+    split: str
+    tasks: tuple[str, ...]
+    network: str
+    size: int
+    seed: int
+    round: int
+    parent_split: str | None = None
+    parent_tasks: tuple[str, ...] = ()
+    parent: BlobRef | None = None
+
+
+class Accumulate(Action):
+    """Add one update to the round's running sum. `index` counts the round's contributions from 0, without a gap.
+
+    Optional: `Average` repeats all of them, so a service that lost its sum can begin again.
+    """
+
+    job: str
+    split: str
+    round: int
+    index: int
+    base: BlobRef
+    contribution: Contribution
+
+
+class Average(Action):
+    """New model = base + weighted mean of the updates, added in the order given -> `ModelReady(round=round + 1)`."""
+
+    job: str
+    split: str
+    round: int
+    base: BlobRef
+    contributions: tuple[Contribution, ...]
+
+
+class ExportSplit(msgspec.Struct, frozen=True):
+    """A trained split to make a bundle of; `lineage` are the splits it descends from, oldest first."""
+
+    split: str
+    tasks: tuple[str, ...]
+    model: BlobRef
+    lineage: tuple[str, ...]
+    rounds: int
+    test_losses: dict[str, float]
+
+
+class Export(Action):
+    """Make the bundles of a trained job -> `BundlesReady`."""
+
+    job: str
+    spec: JobSpec
+    splits: tuple[ExportSplit, ...]
+
+
+class PublishStatus(Action):
+    """The job's retained status changed (`aggregator.record.job_status`)."""
+
+    job: str
+
+
+class Forget(Action):
+    """No outstanding work needs these blobs any more."""
+
+    sha256s: tuple[str, ...]
+
+
+class Dropped(Action):
+    """Something received was not used: to be counted and logged; if `refused`, the agent is to be told."""
+
+    agent: str
+    key: OrderKey | None
+    reason: str
+    refused: bool = False
+
+
+class JobEnded(Action):
+    """The job is deployed, failed or cancelled; its record is complete but for later deployments."""
+
+    job: str
+    state: JobPhase
+
+
+AnyAction = (
+    SendOrder
+    | CancelOrder
+    | PrepareModel
+    | Accumulate
+    | Average
+    | Export
+    | PublishStatus
+    | Forget
+    | Dropped
+    | JobEnded
+)

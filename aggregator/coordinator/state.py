@@ -1,0 +1,224 @@
+"""Everything the coordinator knows: one fleet and all its jobs. Frozen; a step makes a new one and shares what is unchanged.
+
+Small on purpose: of models only those that something outstanding still needs, of closed rounds only what the record
+shows. Dicts are never changed in place.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from aggregator.affinity import AffinityTotal
+from aggregator.coordinator.events import SplitBundle
+from aggregator.schemes.base import Decision
+from models.energy import EnergyTotal
+from models.wire.job import JobSpec
+from models.wire.messages import BlobRef, Capabilities, OrderKey
+
+JobPhase = Literal[
+    "submitted", "merging", "training", "deciding", "continuing", "exporting", "deployed", "failed", "cancelled"
+]
+SplitPhase = Literal["preparing", "training", "averaging", "trained"]
+ENDED: frozenset[JobPhase] = frozenset({"deployed", "failed", "cancelled"})
+
+
+class Order(msgspec.Struct, frozen=True):
+    """An order an agent owes us, or (`sent_at` None) one that waits until the agent is free.
+
+    `serial` orders all sendings, so that a resumed aggregator sends again in the same order.
+    """
+
+    key: OrderKey
+    serial: int
+    sent_at: float | None = None
+    replacement: bool = False
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """One device. At most one of its orders is sent; `strikes` counts failures since the last success or boot."""
+
+    agent: str
+    boot: str
+    online: bool
+    capabilities: Capabilities
+    strikes: int = 0
+    orders: tuple[Order, ...] = ()
+
+    @property
+    def busy(self) -> OrderKey | None:
+        """The order it works on, if any."""
+        return next((order.key for order in self.orders if order.sent_at is not None), None)
+
+
+class DroppedAgent(msgspec.Struct, frozen=True):
+    """An agent whose order of this round came to nothing, and why."""
+
+    agent: str
+    reason: str
+
+
+class LossSum(msgspec.Struct, frozen=True):
+    """Summed loss over `samples` samples."""
+
+    loss_sum: float = 0.0
+    samples: int = 0
+
+
+class Contribution(msgspec.Struct, frozen=True):
+    """One update that counts in a round, weighted by its samples. The blob itself is in the store."""
+
+    agent: str
+    update_sha256: str
+    samples: int
+
+
+class Round(msgspec.Struct, frozen=True):
+    """A round under way. `open` are the agents whose order is queued or sent; `tried` all that were ever ordered.
+
+    Received updates stay when a further attempt is made: the base is the same and nobody who contributed is asked
+    again, so each counts once. `started` is False until the present attempt's orders exist.
+    `deadline_at` is `deadline_s` after the last chosen agent's order was sent; replacements do not move it.
+    """
+
+    round: int
+    started_at: float
+    attempt: int = 0
+    started: bool = False
+    open: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    losses: dict[str, LossSum] = {}
+    dropped: tuple[DroppedAgent, ...] = ()
+    deadline_at: float | None = None
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """An evaluation under way of the model that round `round` made. `final`: the job waits for it."""
+
+    round: int
+    model: BlobRef
+    final: bool
+    attempt: int = 0
+    started: bool = False
+    open: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
+    losses: dict[str, LossSum] = {}
+    last_fault: str = ""
+
+
+class RoundRecord(msgspec.Struct, frozen=True):
+    """A closed round as the record shows it. Losses are means over samples, by task."""
+
+    round: int
+    attempt: int
+    agents: tuple[str, ...]
+    samples: int
+    lr: float
+    train_losses: dict[str, float]
+    test_losses: dict[str, float]
+    wall_s: float
+    dropped: tuple[DroppedAgent, ...]
+
+
+class Barred(msgspec.Struct, frozen=True):
+    """An agent that said it cannot do this kind of order for this split, and why."""
+
+    agent: str
+    kind: Literal["train", "evaluate", "deploy"]
+    reason: str
+
+
+class Split(msgspec.Struct, frozen=True):
+    """One split of a job. `model` is the base of round `round`, kept only while something needs it.
+
+    `effect_serial` orders the pending prepare or average among the sendings; `waiting` says what is lacking, if anything.
+    """
+
+    split: str
+    tasks: tuple[str, ...]
+    stage: int
+    first_round: int
+    last_round: int
+    probe_rounds: int
+    parent: str | None
+    phase: SplitPhase
+    round: int
+    effect_serial: int = 0
+    model: BlobRef | None = None
+    model_sha256: str = ""
+    current: Round | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    history: tuple[RoundRecord, ...] = ()
+    barred: tuple[Barred, ...] = ()
+    bundle: SplitBundle | None = None
+    waiting: str = ""
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """One split's bundle on one agent."""
+
+    agent: str
+    split: str
+    attempt: int
+    state: Literal["open", "active", "failed"]
+    manifest_sha256: str
+    onnx_max_abs_err: float | None = None
+    inference_ms: float | None = None
+    reason: str = ""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What the job has cost so far. `energy[split][phase]`; `unanswered` are orders sent that nobody accounted for.
+
+    `skipped_by` is the largest count of skipped files an agent reported for one kind of order, by "agent/kind".
+    """
+
+    energy: dict[str, dict[str, EnergyTotal]] = {}
+    unanswered: tuple[OrderKey, ...] = ()
+    bytes_up: int = 0
+    bytes_down: int = 0
+    train_s: float = 0.0
+    skipped: tuple[str, ...] = ()
+    skipped_by: dict[str, int] = {}
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One job. `served` is the serial of the last order sent for it, so that the longest unserved goes first."""
+
+    job: str
+    spec: JobSpec
+    state: JobPhase
+    started_at: float
+    reason: str = ""
+    finished_at: float | None = None
+    served: int = 0
+    stage: int = 0
+    effect_serial: int = 0
+    splits: dict[str, Split] = {}
+    agents: dict[str, Capabilities] = {}
+    affinity: AffinityTotal | None = None
+    decision: Decision | None = None
+    deployments: dict[str, Deployment] = {}
+    spent: Spent = Spent()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be trained."""
+        return self.state in ENDED
+
+    @property
+    def final_splits(self) -> tuple[Split, ...]:
+        """The splits of the present stage; once the job is trained, those that are deployed."""
+        return tuple(split for split in self.splits.values() if split.stage == self.stage)
+
+
+class State(msgspec.Struct, frozen=True):
+    """The fleet and all jobs, by identifier. `newest_deployed` is the job late agents are given."""
+
+    agents: dict[str, Agent] = {}
+    jobs: dict[str, Job] = {}
+    serial: int = 0
+    newest_deployed: str = ""
