@@ -1,0 +1,75 @@
+"""Network "pi": a small encoder with feature fusion for a Raspberry Pi's cores, and thin heads.
+
+A strided convolution pyramid (strides 2, 4, 8, 16) sees the room; a top-down path in the manner of feature pyramid
+networks (Lin et al., CVPR 2017, section 3) brings what it saw back to stride 2, where edges and key points are still
+to be told apart. Plain 3x3 convolutions: on CPUs they run nearer to peak than depthwise ones, which wait for memory.
+Heads are one depthwise and one 1x1 convolution, so that nearly all work, and nearly all sharing, is in the encoder.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+STRIDE = 16
+WIDTHS = (24, 48, 96, 128)
+FEATURES = 32
+_OUTPUT_STRIDE = 2
+#: From this many output channels on, maps are predicted at stride 2 and enlarged: class regions need no finer detail.
+_COARSE_FROM_CHANNELS = 8
+
+
+class PiEncoder(nn.Module):
+    """Picture [batch, 3, height, width] in 0..1, sides multiples of 16 -> [batch, FEATURES, height / 2, width / 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = (3, *WIDTHS[:-1])
+        self.levels = nn.ModuleList(
+            _level(before, after, deepen=after != WIDTHS[0]) for before, after in zip(inputs, WIDTHS, strict=True)
+        )
+        self.laterals = nn.ModuleList(_convolution(width, FEATURES, 1) for width in WIDTHS)
+        self.fused = nn.Sequential(nn.ReLU(), _convolution(FEATURES, FEATURES, 3), nn.ReLU())
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        pyramid: list[Tensor] = []
+        level = rgb * 2 - 1
+        for step in self.levels:
+            level = step(level)
+            pyramid.append(level)
+        fused: Tensor = self.laterals[-1](pyramid[-1])
+        for lateral, fine in zip(list(self.laterals)[-2::-1], pyramid[-2::-1], strict=True):
+            fused = functional.interpolate(functional.relu(fused), scale_factor=2.0, mode="nearest") + lateral(fine)
+        result: Tensor = self.fused(fused)
+        return result
+
+
+class PiHead(nn.Module):
+    """[batch, FEATURES, height / 2, width / 2] -> [batch, channels, height, width]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.coarse = channels >= _COARSE_FROM_CHANNELS
+        self.gather = nn.Sequential(_convolution(FEATURES, FEATURES, 3, groups=FEATURES), nn.ReLU())
+        self.predict = nn.Conv2d(FEATURES, channels if self.coarse else channels * _OUTPUT_STRIDE**2, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps: Tensor = self.predict(self.gather(features))
+        if self.coarse:
+            return functional.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return functional.pixel_shuffle(maps, _OUTPUT_STRIDE)
+
+
+def _convolution(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution and BatchNorm; the bias is BatchNorm's."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(after)
+    )
+
+
+def _level(before: int, after: int, *, deepen: bool) -> nn.Sequential:
+    """Halve the size; `deepen` adds a second convolution."""
+    steps: list[nn.Module] = [_convolution(before, after, 3, stride=2), nn.ReLU()]
+    if deepen:
+        steps += [_convolution(after, after, 3), nn.ReLU()]
+    return nn.Sequential(*steps)
