@@ -83,7 +83,7 @@ class DeployFailure(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One job. Times are seconds since the epoch, `train_s` is summed over devices; `losses` are final held-out means."""
+    """One job. Times are seconds since the epoch; `train_s` sums over devices; `losses` are final held-out means."""
 
     job: str
     spec: JobSpec

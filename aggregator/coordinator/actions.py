@@ -16,19 +16,19 @@ class Action(msgspec.Struct, frozen=True):
     """Base of all actions."""
 
 
-class SendOrder(Action):
+class SendOrder(Action, frozen=True):
     """Publish an order to `message.key.agent`; it expires after `message.ttl_s`."""
 
     message: TrainOrder | EvaluateOrder | DeployOrder
 
 
-class CancelOrder(Action):
+class CancelOrder(Action, frozen=True):
     """Tell `key.agent` to stop; no answer is expected."""
 
     key: OrderKey
 
 
-class PrepareModel(Action):
+class PrepareModel(Action, frozen=True):
     """Make the split's first model -> `ModelReady(round=round)`.
 
     Without `parent` from new weights by `seed`; with it by taking the encoder and the heads of `tasks` out of `parent`,
@@ -47,7 +47,7 @@ class PrepareModel(Action):
     parent: BlobRef | None = None
 
 
-class Accumulate(Action):
+class Accumulate(Action, frozen=True):
     """Add one update to the round's running sum. `index` counts the round's contributions from 0, without a gap.
 
     Optional: `Average` repeats all of them, so a service that lost its sum can begin again.
@@ -61,7 +61,7 @@ class Accumulate(Action):
     contribution: Contribution
 
 
-class Average(Action):
+class Average(Action, frozen=True):
     """New model = base + weighted mean of the updates, added in the order given -> `ModelReady(round=round + 1)`."""
 
     job: str
@@ -82,7 +82,7 @@ class ExportSplit(msgspec.Struct, frozen=True):
     test_losses: dict[str, float]
 
 
-class Export(Action):
+class Export(Action, frozen=True):
     """Make the bundles of a trained job -> `BundlesReady`."""
 
     job: str
@@ -90,19 +90,19 @@ class Export(Action):
     splits: tuple[ExportSplit, ...]
 
 
-class PublishStatus(Action):
+class PublishStatus(Action, frozen=True):
     """The job's retained status changed (`aggregator.record.job_status`)."""
 
     job: str
 
 
-class Forget(Action):
+class Forget(Action, frozen=True):
     """No outstanding work needs these blobs any more."""
 
     sha256s: tuple[str, ...]
 
 
-class Dropped(Action):
+class Dropped(Action, frozen=True):
     """Something received was not used: to be counted and logged; if `refused`, the agent is to be told."""
 
     agent: str
@@ -111,7 +111,7 @@ class Dropped(Action):
     refused: bool = False
 
 
-class JobEnded(Action):
+class JobEnded(Action, frozen=True):
     """The job is deployed, failed or cancelled; its record is complete but for later deployments."""
 
     job: str

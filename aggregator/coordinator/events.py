@@ -20,7 +20,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     """Base of all events; the tag is the class's name."""
 
 
-class AgentSeen(Event):
+class AgentSeen(Event, frozen=True):
     """An agent is online. Another `boot` than before means that its open order is lost."""
 
     agent: str
@@ -28,28 +28,28 @@ class AgentSeen(Event):
     capabilities: messages.Capabilities
 
 
-class AgentLost(Event):
+class AgentLost(Event, frozen=True):
     """An agent went offline, or cannot be talked to."""
 
     agent: str
     reason: str
 
 
-class JobSubmitted(Event):
+class JobSubmitted(Event, frozen=True):
     """Start `spec` as job `job`."""
 
     job: str
     spec: JobSpec
 
 
-class JobCancelled(Event):
+class JobCancelled(Event, frozen=True):
     """Somebody ends the job."""
 
     job: str
     reason: str = ""
 
 
-class ModelReady(Event):
+class ModelReady(Event, frozen=True):
     """The model that round `round` of the split starts from: `PrepareModel.round`, or `Average.round + 1`."""
 
     job: str
@@ -58,25 +58,29 @@ class ModelReady(Event):
     model: messages.BlobRef
 
 
-class TrainReported(Event):
-    """A train order's report; its update is at hand and valid, unless `why_unwanted(state, report.key)` says why not."""
+class TrainReported(Event, frozen=True):
+    """A train order's report. Its update is in the store and valid.
+
+    Where `why_unwanted(state, report.key)` names a reason, the update need not be fetched; the event is raised all
+    the same, so that the joules of late work are counted.
+    """
 
     report: messages.TrainReport
 
 
-class EvaluateReported(Event):
+class EvaluateReported(Event, frozen=True):
     """An evaluate order's report."""
 
     report: messages.EvaluateReport
 
 
-class Deployed(Event):
+class Deployed(Event, frozen=True):
     """A bundle is active on an agent."""
 
     report: messages.DeployReport
 
 
-class OrderFailed(Event):
+class OrderFailed(Event, frozen=True):
     """The agent refuses or failed, or its update was refused here. `final`: not to be asked for this again."""
 
     key: messages.OrderKey
@@ -93,14 +97,14 @@ class SplitBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[messages.BundleFile, ...]
 
 
-class BundlesReady(Event):
+class BundlesReady(Event, frozen=True):
     """All bundles of a job are exported; one for each split of the `Export`."""
 
     job: str
     bundles: tuple[SplitBundle, ...]
 
 
-class EffectFailed(Event):
+class EffectFailed(Event, frozen=True):
     """`PrepareModel`, `Average` or `Export` could not be done. `split` is empty for an export."""
 
     job: str
@@ -109,11 +113,11 @@ class EffectFailed(Event):
     reason: str
 
 
-class Tick(Event):
+class Tick(Event, frozen=True):
     """Time has passed; deadlines are looked at. Needed no more often than `next_deadline(state)` says."""
 
 
-class Restarted(Event):
+class Restarted(Event, frozen=True):
     """The aggregator runs again after the journal was replayed: open orders are sent again with their full time.
 
     Its actions are those of `resume`.

@@ -1,4 +1,6 @@
-"""Everything the coordinator knows: one fleet and all its jobs. Frozen; a step makes a new one and shares what is unchanged.
+"""Everything the coordinator knows: one fleet and all its jobs.
+
+Frozen; a step makes a new state and shares what is unchanged.
 
 Small on purpose: of models only those that something outstanding still needs, of closed rounds only what the record
 shows. Dicts are never changed in place.
@@ -134,7 +136,7 @@ class Barred(msgspec.Struct, frozen=True):
 class Split(msgspec.Struct, frozen=True):
     """One split of a job. `model` is the base of round `round`, kept only while something needs it.
 
-    `effect_serial` orders the pending prepare or average among the sendings; `waiting` says what is lacking, if anything.
+    `effect_serial` orders the pending prepare or average among the sendings; `waiting` says what is lacking.
     """
 
     split: str

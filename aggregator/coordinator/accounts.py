@@ -1,0 +1,143 @@
+"""What reports cost, and whether they can be believed and are wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from aggregator.affinity import affinity_faults
+from aggregator.coordinator.fleet import open_order
+from aggregator.coordinator.messages import probe_every
+from aggregator.coordinator.state import Job, LossSum, Split, State
+from aggregator.coordinator.turn import Turn
+from models.energy import EnergyTotal, add_energy
+from models.wire.messages import (
+    DeployReport,
+    EvaluateReport,
+    OrderKey,
+    PhaseEnergy,
+    TaskLoss,
+    TrainReport,
+)
+
+#: Names of skipped files that are kept; the count goes on.
+MAX_SKIPPED_NAMES = 100
+
+
+def why_unwanted(state: State, key: OrderKey) -> str | None:
+    """Why an answer to order `key` is of no use now, or None if it is waited for."""
+    order = open_order(state, key)
+    if order is not None and order.sent_at is not None:
+        return None
+    job = state.jobs.get(key.job)
+    if job is None:
+        return "foreign: there is no such job"
+    split = job.splits.get(key.split)
+    if split is None:
+        return "foreign: the job has no such split"
+    if key in job.spent.unanswered:
+        return "late: the order was closed before"
+    if key.kind == "train":
+        return _why_not_trained(split, key)
+    return "duplicate or foreign: no such order is open"
+
+
+def _why_not_trained(split: Split, key: OrderKey) -> str:
+    contributed = [c.agent for c in split.current.contributions] if split.current else []
+    contributed += [agent for done in split.history if done.round == key.round for agent in done.agents]
+    if key.round < split.round:
+        return f"{'duplicate' if key.agent in contributed else 'stale'}: round {key.round} is closed"
+    if key.round == split.round and key.agent in contributed:
+        return "duplicate: the update counts already"
+    return "foreign: no such order is open"
+
+
+def loss_faults(losses: tuple[TaskLoss, ...], tasks: tuple[str, ...]) -> list[str]:
+    """What is wrong with reported losses for `tasks`."""
+    faults = []
+    if sorted(loss.task for loss in losses) != sorted(tasks):
+        faults.append(f"losses are of {sorted(loss.task for loss in losses)}, expected {sorted(tasks)}")
+    faults += [f"loss of {loss.task} is not finite" for loss in losses if not math.isfinite(loss.loss_sum)]
+    return faults
+
+
+def train_faults(job: Job, split: Split, report: TrainReport) -> list[str]:
+    """Everything in a train report that cannot be used; empty when all can."""
+    faults = loss_faults(report.losses, split.tasks) + energy_faults(report.energy)
+    if report.samples < 1:
+        faults.append("the update has no samples")
+    if not math.isfinite(report.train_s):
+        faults.append("train_s is not finite")
+    if probe_every(job, split) and report.affinity is not None:
+        faults += affinity_faults(report.affinity, len(split.tasks))
+    return faults
+
+
+def evaluate_faults(split: Split, report: EvaluateReport) -> list[str]:
+    """Everything in an evaluate report that cannot be used; empty when all can."""
+    faults = loss_faults(report.losses, split.tasks) + energy_faults(report.energy)
+    if report.samples < 1:
+        faults.append("nothing was evaluated")
+    return faults
+
+
+def energy_faults(energy: Iterable[PhaseEnergy]) -> list[str]:
+    """Figures that are not finite would spoil every sum."""
+    return [
+        f"energy of phase {part.phase} is not finite"
+        for part in energy
+        if not all(math.isfinite(value) for value in (part.energy_j or 0.0, part.duration_s, part.cpu_s))
+    ]
+
+
+def add_losses(sums: dict[str, LossSum], losses: Iterable[TaskLoss]) -> dict[str, LossSum]:
+    """`sums` with one report's losses."""
+    added = dict(sums)
+    for loss in losses:
+        old = added.get(loss.task, LossSum())
+        added[loss.task] = LossSum(old.loss_sum + loss.loss_sum, old.samples + loss.samples)
+    return added
+
+
+def mean_losses(sums: dict[str, LossSum]) -> dict[str, float]:
+    """Means over samples of the tasks that had any, by task."""
+    return {task: total.loss_sum / total.samples for task, total in sums.items() if total.samples > 0}
+
+
+def account(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> None:
+    """Add what a report says it cost, and the files it had to skip, to its job."""
+    account_energy(turn, report.key, report.energy)
+    job = turn.state.jobs[report.key.job]
+    spent = job.spent
+    spent = msgspec.structs.replace(
+        spent,
+        bytes_up=spent.bytes_up + report.bytes_up,
+        bytes_down=spent.bytes_down + report.bytes_down,
+        train_s=spent.train_s + (report.train_s if isinstance(report, TrainReport) else 0.0),
+    )
+    if not isinstance(report, DeployReport) and report.skipped_total:
+        who = f"{report.key.agent}/{report.key.kind}"
+        names = dict.fromkeys((*spent.skipped, *(f"{report.key.agent}: {path}" for path in report.skipped)))
+        spent = msgspec.structs.replace(
+            spent,
+            skipped=tuple(names)[:MAX_SKIPPED_NAMES],
+            skipped_by={**spent.skipped_by, who: max(report.skipped_total, spent.skipped_by.get(who, 0))},
+        )
+    turn.put_job(msgspec.structs.replace(job, spent=spent))
+
+
+def account_energy(turn: Turn, key: OrderKey, energy: Iterable[PhaseEnergy]) -> None:
+    """Add an order's joules to its job and strike the order off the unanswered ones."""
+    job = turn.state.jobs[key.job]
+    phases: dict[str, EnergyTotal] = dict(job.spent.energy.get(key.split, {}))
+    for figure in energy:
+        if not energy_faults([figure]):
+            phases[figure.phase] = add_energy(phases.get(figure.phase, EnergyTotal()), figure)
+    spent = msgspec.structs.replace(
+        job.spent,
+        energy={**job.spent.energy, key.split: phases},
+        unanswered=tuple(other for other in job.spent.unanswered if other != key),
+    )
+    turn.put_job(msgspec.structs.replace(job, spent=spent))

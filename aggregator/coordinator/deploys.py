@@ -1,0 +1,77 @@
+"""Bundles on their way to the agents: every final split to every agent that is online, and to those that come later."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aggregator.coordinator.fleet import open_order, orders_of, queue_order, take_order
+from aggregator.coordinator.state import Deployment, Job
+from aggregator.coordinator.turn import Turn
+from models.wire.messages import DeployReport, OrderKey
+
+
+def place(agent: str, split: str) -> str:
+    """Key of `Job.deployments`."""
+    return f"{agent}/{split}"
+
+
+def deploy_key(job: Job, split: str, agent: str, attempt: int) -> OrderKey:
+    """Key of one deployment's order; its round is the number of rounds trained."""
+    return OrderKey(job.job, split, job.splits[split].last_round + 1, agent, attempt, "deploy")
+
+
+def deploy_to(turn: Turn, job_id: str, agent: str) -> None:
+    """Order whatever bundle of the job `agent` lacks and has not been tried with too often."""
+    for split in turn.state.jobs[job_id].final_splits:
+        job = turn.state.jobs[job_id]
+        before = job.deployments.get(place(agent, split.split))
+        if split.bundle is None or (before and before.state != "failed"):
+            continue
+        attempt = before.attempt + 1 if before else 0
+        if attempt < job.spec.max_attempts:
+            _put(turn, job_id, Deployment(agent, split.split, attempt, "open", split.bundle.manifest.sha256))
+            queue_order(turn, deploy_key(job, split.split, agent, attempt))
+
+
+def _put(turn: Turn, job_id: str, deployment: Deployment) -> None:
+    job = turn.state.jobs[job_id]
+    deployments = {**job.deployments, place(deployment.agent, deployment.split): deployment}
+    turn.put_job(msgspec.structs.replace(job, deployments=deployments))
+
+
+def deployed(turn: Turn, report: DeployReport) -> None:
+    """Note a bundle that is active."""
+    key = report.key
+    before = turn.state.jobs[key.job].deployments[place(key.agent, key.split)]
+    active = msgspec.structs.replace(
+        before, state="active", onnx_max_abs_err=report.onnx_max_abs_err, inference_ms=report.inference_ms
+    )
+    _put(turn, key.job, active)
+
+
+def lost(turn: Turn, key: OrderKey, reason: str) -> None:
+    """Note a bundle that did not become active."""
+    before = turn.state.jobs[key.job].deployments[place(key.agent, key.split)]
+    _put(turn, key.job, msgspec.structs.replace(before, state="failed", reason=reason))
+
+
+def progress(turn: Turn, job_id: str) -> bool:
+    """Order what is lacking on agents not yet tried; True once at least one was and none is outstanding."""
+    job = turn.state.jobs[job_id]
+    for name, agent in turn.state.agents.items():
+        known = any(place(name, split.split) in job.deployments for split in job.final_splits)
+        if agent.online and not known:
+            deploy_to(turn, job_id, name)
+    deployments = turn.state.jobs[job_id].deployments.values()
+    return bool(deployments) and all(deployment.state != "open" for deployment in deployments)
+
+
+def withdraw(turn: Turn, job_id: str) -> None:
+    """A newer job is deployed: nobody is given this one's bundles any more."""
+    for order in orders_of(turn.state, job_id):
+        if open_order(turn.state, order.key) is not None:
+            take_order(turn, order.key, answered=False)
+            lost(turn, order.key, "a newer job was deployed")
+    job = turn.state.jobs[job_id]
+    splits = {name: msgspec.structs.replace(split, bundle=None) for name, split in job.splits.items()}
+    turn.put_job(msgspec.structs.replace(job, splits=splits))

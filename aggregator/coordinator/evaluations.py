@@ -1,0 +1,127 @@
+"""Evaluations of a split's models on the agents' held-out buildings.
+
+Those of a split's last round are repeated until a quorum of the asked has answered, because the job waits for them;
+the others take what comes and hold nobody up.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from aggregator.coordinator.accounts import add_losses, mean_losses
+from aggregator.coordinator.fleet import able, barred, queue_order, quorum
+from aggregator.coordinator.state import Barred, Evaluation, Job, Split
+from aggregator.coordinator.turn import Turn
+from models.wire.messages import BlobRef, EvaluateReport, OrderKey
+
+
+def due(job: Job, split: Split, round_index: int) -> bool:
+    """Whether the model that round `round_index` made is evaluated."""
+    return round_index == split.last_round or (round_index + 1) % job.spec.eval_every == 0
+
+
+def begin(split: Split, round_index: int, model: BlobRef) -> Split:
+    """The split with an evaluation of this model to come."""
+    evaluation = Evaluation(round_index, model, final=round_index == split.last_round)
+    return msgspec.structs.replace(split, evaluations=(*split.evaluations, evaluation))
+
+
+def progress(turn: Turn, job_id: str, split_id: str) -> str:
+    """Take the split's evaluations as far as they go now; returns why the job cannot go on, or nothing."""
+    for evaluation in turn.split(job_id, split_id).evaluations:
+        fault = _progress(turn, job_id, split_id, evaluation)
+        if fault:
+            return fault
+    return ""
+
+
+def _progress(turn: Turn, job_id: str, split_id: str, evaluation: Evaluation) -> str:
+    job, split = turn.state.jobs[job_id], turn.split(job_id, split_id)
+    if not evaluation.started:
+        return _start(turn, job, split, evaluation)
+    if evaluation.open:
+        return ""
+    if not evaluation.final or len(evaluation.reported) >= quorum(job, len(evaluation.asked)):
+        _finish(turn, job_id, split, evaluation)
+        return ""
+    if evaluation.attempt + 1 >= job.spec.max_attempts:
+        return _give_up(turn, job, split, evaluation, evaluation.last_fault)
+    again = msgspec.structs.replace(evaluation, attempt=evaluation.attempt + 1, started=False)
+    _put(turn, job_id, split, again)
+    return _start(turn, turn.state.jobs[job_id], turn.split(job_id, split_id), again)
+
+
+def _start(turn: Turn, job: Job, split: Split, evaluation: Evaluation) -> str:
+    refusing = barred(split, "evaluate")
+    fit = [name for name in able(turn.state, split.tasks, "evaluate") if name not in evaluation.reported]
+    candidates = [name for name in fit if name not in refusing]
+    if not candidates:
+        if fit:
+            said = "; ".join(f"{agent}: {reason}" for agent, reason in sorted(refusing.items()))
+            return _give_up(turn, job, split, evaluation, said)
+        if not evaluation.final:
+            _finish(turn, job.job, split, evaluation)
+        elif split.waiting != _LACKING:
+            turn.put_split(job.job, msgspec.structs.replace(split, waiting=_LACKING))
+        return ""
+    asked = tuple(dict.fromkeys((*evaluation.asked, *candidates)))
+    started = msgspec.structs.replace(evaluation, started=True, open=tuple(candidates), asked=asked)
+    _put(turn, job.job, msgspec.structs.replace(split, waiting=""), started)
+    for name in candidates:
+        queue_order(turn, OrderKey(job.job, split.split, evaluation.round, name, evaluation.attempt, "evaluate"))
+    return ""
+
+
+_LACKING = "no agent with held-out buildings for it is online"
+
+
+def _give_up(turn: Turn, job: Job, split: Split, evaluation: Evaluation, why: str) -> str:
+    if split.stage == job.stage and evaluation.final:
+        return f"split {split.split} could not be evaluated by enough agents: {why}"
+    _finish(turn, job.job, split, evaluation)
+    return ""
+
+
+def _put(turn: Turn, job_id: str, split: Split, evaluation: Evaluation) -> None:
+    evaluations = tuple(evaluation if e.round == evaluation.round else e for e in split.evaluations)
+    turn.put_split(job_id, msgspec.structs.replace(split, evaluations=evaluations))
+
+
+def _finish(turn: Turn, job_id: str, split: Split, evaluation: Evaluation) -> None:
+    losses = mean_losses(evaluation.losses)
+    history = tuple(
+        msgspec.structs.replace(done, test_losses=losses) if done.round == evaluation.round else done
+        for done in split.history
+    )
+    evaluations = tuple(e for e in split.evaluations if e.round != evaluation.round)
+    turn.put_split(job_id, msgspec.structs.replace(split, history=history, evaluations=evaluations, waiting=""))
+
+
+def reported(turn: Turn, report: EvaluateReport) -> None:
+    """Count a wanted, valid report."""
+    split = turn.split(report.key.job, report.key.split)
+    for evaluation in split.evaluations:
+        if evaluation.round == report.key.round:
+            counted = msgspec.structs.replace(
+                _without(evaluation, report.key.agent),
+                reported=(*evaluation.reported, report.key.agent),
+                losses=add_losses(evaluation.losses, report.losses),
+            )
+            _put(turn, report.key.job, split, counted)
+
+
+def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool) -> None:
+    """An evaluation by one agent came to nothing."""
+    split = turn.split(key.job, key.split)
+    if final:
+        split = msgspec.structs.replace(split, barred=(*split.barred, Barred(key.agent, "evaluate", reason)))
+        turn.put_split(key.job, split)
+    for evaluation in split.evaluations:
+        if evaluation.round == key.round:
+            fault = f"{key.agent}: {reason}"
+            left = msgspec.structs.replace(_without(evaluation, key.agent), last_fault=fault)
+            _put(turn, key.job, split, left)
+
+
+def _without(evaluation: Evaluation, agent: str) -> Evaluation:
+    return msgspec.structs.replace(evaluation, open=tuple(name for name in evaluation.open if name != agent))

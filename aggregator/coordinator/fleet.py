@@ -1,0 +1,136 @@
+"""Agents: who can do what, who is chosen, and each agent's queue of orders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import msgspec
+
+from aggregator.coordinator.actions import CancelOrder, SendOrder
+from aggregator.coordinator.messages import order_message
+from aggregator.coordinator.seeds import selection_rank
+from aggregator.coordinator.state import Agent, Job, Order, Split, State
+from aggregator.coordinator.turn import Turn
+from models.tasks import DEPTH_DOMAIN, INPUT_DOMAIN, TASKS
+from models.wire.messages import OrderKey
+
+#: An agent that failed so often in a row is chosen only when the others do not suffice.
+STRIKES_TO_BENCH = 3
+#: Orders without an answer that are remembered, so that late answers are known as such.
+MAX_UNANSWERED = 1000
+
+
+def labels_needed(tasks: Collection[str]) -> frozenset[str]:
+    """Label domains without which `tasks` cannot be trained; the picture itself is always there."""
+    specs = [TASKS[task] for task in tasks]
+    needed = {spec.domain for spec in specs} | {DEPTH_DOMAIN for spec in specs if spec.masked}
+    return frozenset(needed - {INPUT_DOMAIN})
+
+
+def able(state: State, tasks: Collection[str], kind: str) -> list[str]:
+    """Online agents with the labels and samples for an order of `kind` ("train" or "evaluate"), sorted."""
+    needed = labels_needed(tasks)
+    return sorted(
+        name
+        for name, agent in state.agents.items()
+        if agent.online
+        and needed <= set(agent.capabilities.labels)
+        and (agent.capabilities.train_samples if kind == "train" else agent.capabilities.test_samples) > 0
+    )
+
+
+def barred(split: Split, kind: str) -> dict[str, str]:
+    """Agents that cannot do `kind` for this split, with their reason."""
+    return {entry.agent: entry.reason for entry in split.barred if entry.kind == kind}
+
+
+def quorum(job: Job, asked: int) -> int:
+    """How many of `asked` must answer; at least one. A hair of rounding error does not ask for one more."""
+    return max(1, math.ceil(job.spec.quorum * asked - 1e-9))
+
+
+def ranked(state: State, job: Job, split: Split, attempt: int, names: Collection[str]) -> list[str]:
+    """`names` in the order they are chosen: untried first, then those without many failures, then by lot."""
+    tried = split.current.tried if split.current else ()
+
+    def place(name: str) -> tuple[bool, bool, bytes]:
+        benched = state.agents[name].strikes >= STRIKES_TO_BENCH
+        return name in tried, benched, selection_rank(job.spec, split.split, split.round, attempt, name)
+
+    return sorted(names, key=place)
+
+
+def queue_order(turn: Turn, key: OrderKey, *, replacement: bool = False) -> None:
+    """Put an order at the end of its agent's queue."""
+    order = Order(key, turn.next_serial(), replacement=replacement)
+    agent = turn.state.agents[key.agent]
+    turn.put_agent(msgspec.structs.replace(agent, orders=(*agent.orders, order)))
+
+
+def open_order(state: State, key: OrderKey) -> Order | None:
+    """The queued or sent order of this key."""
+    agent = state.agents.get(key.agent)
+    return next((order for order in agent.orders if order.key == key), None) if agent else None
+
+
+def orders_of(state: State, job: str) -> list[Order]:
+    """All queued and sent orders of a job, oldest first."""
+    found = [order for agent in state.agents.values() for order in agent.orders if order.key.job == job]
+    return sorted(found, key=lambda order: order.serial)
+
+
+def take_order(turn: Turn, key: OrderKey, *, answered: bool) -> None:
+    """Take an order off its agent. A sent one without an answer is called off and remembered as unaccounted for."""
+    agent = turn.state.agents[key.agent]
+    order = next(order for order in agent.orders if order.key == key)
+    left = tuple(other for other in agent.orders if other is not order)
+    turn.put_agent(msgspec.structs.replace(agent, orders=left))
+    if order.sent_at is None or answered:
+        return
+    turn.act(CancelOrder(key))
+    job = turn.state.jobs[key.job]
+    unanswered = (*job.spent.unanswered, key)[-MAX_UNANSWERED:]
+    spent = msgspec.structs.replace(job.spent, unanswered=unanswered)
+    turn.put_job(msgspec.structs.replace(job, spent=spent))
+
+
+def strike(turn: Turn, name: str, *, reset: bool = False) -> None:
+    """Count a failure of an agent, or forget them all after a success."""
+    agent = turn.state.agents[name]
+    strikes = 0 if reset else agent.strikes + 1
+    if strikes != agent.strikes:
+        turn.put_agent(msgspec.structs.replace(agent, strikes=strikes))
+
+
+def dispatch(turn: Turn) -> None:
+    """Send each free agent the oldest queued order of the job that has waited longest."""
+    for name in list(turn.state.agents):
+        agent = turn.state.agents[name]
+        if agent.orders and agent.online and agent.busy is None:
+            _send(turn, agent, min(agent.orders, key=lambda order: (_served(turn, order), order.serial)))
+
+
+def _served(turn: Turn, order: Order) -> int:
+    return turn.state.jobs[order.key.job].served
+
+
+def _send(turn: Turn, agent: Agent, order: Order) -> None:
+    sent = msgspec.structs.replace(order, sent_at=turn.now_s, serial=turn.next_serial())
+    orders = tuple(sent if other is order else other for other in agent.orders)
+    turn.put_agent(msgspec.structs.replace(agent, orders=orders))
+    job = turn.state.jobs[order.key.job]
+    known = job.agents if job.agents.get(agent.agent) == agent.capabilities else None
+    agents = known if known is not None else {**job.agents, agent.agent: agent.capabilities}
+    turn.put_job(msgspec.structs.replace(job, served=sent.serial, agents=agents))
+    if order.key.kind == "train" and not order.replacement:
+        _move_deadline(turn, order.key)
+    turn.act(SendOrder(order_message(turn.state.jobs[job.job], order.key)))
+
+
+def _move_deadline(turn: Turn, key: OrderKey) -> None:
+    split = turn.split(key.job, key.split)
+    if split.current is not None:
+        deadline_at = turn.now_s + turn.state.jobs[key.job].spec.deadline_s
+        current = msgspec.structs.replace(split.current, deadline_at=deadline_at)
+        turn.put_split(key.job, msgspec.structs.replace(split, current=current))

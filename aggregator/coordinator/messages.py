@@ -1,0 +1,116 @@
+"""Turns an order's key into its message and pending work into its action; the same again after a restart."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aggregator.coordinator.actions import Average, Export, ExportSplit, PrepareModel
+from aggregator.coordinator.seeds import learning_rate, order_seed
+from aggregator.coordinator.state import Job, Split
+from models.wire.messages import BlobRef, DeployOrder, EvaluateOrder, OrderKey, TrainOrder
+
+
+class LostReferenceError(RuntimeError):
+    """The state asks for work on a blob it no longer names; a fault of this package."""
+
+
+def order_message(job: Job, key: OrderKey) -> TrainOrder | EvaluateOrder | DeployOrder:
+    """The message of an open order."""
+    split = job.splits[key.split]
+    if key.kind == "train":
+        return _train_order(job, split, key)
+    if key.kind == "evaluate":
+        return _evaluate_order(job, split, key)
+    if split.bundle is None:
+        raise LostReferenceError(f"the bundle of {job.job}/{split.split}")
+    return DeployOrder(
+        key=key, manifest=split.bundle.manifest, files=split.bundle.files, ttl_s=job.spec.deadline_s
+    )
+
+
+def probe_every(job: Job, split: Split) -> int:
+    """Batches between two affinity probes in the split's present round; 0 in rounds whose affinity nobody reads."""
+    return job.spec.probe_every if split.round < split.probe_rounds else 0
+
+
+def _train_order(job: Job, split: Split, key: OrderKey) -> TrainOrder:
+    spec = job.spec
+    return TrainOrder(
+        key=key,
+        tasks=split.tasks,
+        network=spec.network,
+        size=spec.size,
+        base=model_of(job, split),
+        seed=order_seed(spec, split.split, key.round, key.agent),
+        settings=msgspec.structs.replace(spec.train, lr=learning_rate(spec, key.round)),
+        probe_every=probe_every(job, split),
+        update_dtype=spec.update_dtype,
+        max_skipped_share=spec.max_skipped_share,
+        ttl_s=spec.deadline_s,
+    )
+
+
+def _evaluate_order(job: Job, split: Split, key: OrderKey) -> EvaluateOrder:
+    evaluation = next(e for e in split.evaluations if e.round == key.round)
+    return EvaluateOrder(
+        key=key,
+        tasks=split.tasks,
+        network=job.spec.network,
+        size=job.spec.size,
+        base=evaluation.model,
+        batch_size=job.spec.train.batch_size,
+        max_skipped_share=job.spec.max_skipped_share,
+        ttl_s=job.spec.deadline_s,
+    )
+
+
+def model_of(job: Job, split: Split) -> BlobRef:
+    """The split's present model."""
+    if split.model is None:
+        raise LostReferenceError(f"the model of {job.job}/{split.split}")
+    return split.model
+
+
+def prepare_action(job: Job, split: Split) -> PrepareModel:
+    """How the split's first model comes about."""
+    parent = job.splits[split.parent] if split.parent is not None else None
+    return PrepareModel(
+        job=job.job,
+        split=split.split,
+        tasks=split.tasks,
+        network=job.spec.network,
+        size=job.spec.size,
+        seed=job.spec.seed,
+        round=split.first_round,
+        parent_split=parent.split if parent else None,
+        parent_tasks=parent.tasks if parent else (),
+        parent=model_of(job, parent) if parent else None,
+    )
+
+
+def average_action(job: Job, split: Split) -> Average:
+    """The averaging of a closed round."""
+    if split.current is None:
+        raise LostReferenceError(f"the round of {job.job}/{split.split}")
+    return Average(job.job, split.split, split.round, model_of(job, split), split.current.contributions)
+
+
+def export_action(job: Job) -> Export:
+    """The export of all final splits."""
+    return Export(job.job, job.spec, tuple(_export_split(job, split) for split in job.final_splits))
+
+
+def _export_split(job: Job, split: Split) -> ExportSplit:
+    lineage: list[str] = []
+    ancestor = split.parent
+    while ancestor is not None:
+        lineage.insert(0, ancestor)
+        ancestor = job.splits[ancestor].parent
+    return ExportSplit(
+        split=split.split,
+        tasks=split.tasks,
+        model=model_of(job, split),
+        lineage=tuple(lineage),
+        rounds=split.last_round + 1,
+        test_losses=split.history[-1].test_losses,
+    )

@@ -1,0 +1,181 @@
+"""A split's rounds: choose agents, take their updates, close at K of them, at the deadline with a quorum, or try again.
+
+Who is chosen depends on who is online, never on who is idle: an order waits in its agent's queue. So the choice is the
+same however the rounds of other splits and jobs fall.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from aggregator.affinity import add_affinity
+from aggregator.coordinator.accounts import add_losses, mean_losses
+from aggregator.coordinator.actions import Accumulate
+from aggregator.coordinator.fleet import able, barred, open_order, queue_order, quorum, ranked, take_order
+from aggregator.coordinator.messages import average_action, model_of, probe_every
+from aggregator.coordinator.seeds import learning_rate
+from aggregator.coordinator.state import Barred, Contribution, DroppedAgent, Job, Round, RoundRecord, Split
+from aggregator.coordinator.turn import Turn
+from models.wire.messages import OrderKey, TrainReport
+
+
+def progress(turn: Turn, job_id: str, split_id: str) -> str:
+    """Take the split's round as far as it goes now; returns why the job cannot go on, or nothing."""
+    while True:
+        job, split = turn.state.jobs[job_id], turn.split(job_id, split_id)
+        if split.phase != "training":
+            return ""
+        current = split.current or Round(split.round, turn.now_s)
+        if not current.started:
+            return _start(turn, job, split, current)
+        enough = len(current.contributions) >= quorum(job, job.spec.clients_per_round)
+        if enough and (not current.open or _deadline_passed(turn, job, split, current)):
+            _close(turn, job_id, split_id)
+            return ""
+        if current.open:
+            return ""
+        if current.attempt + 1 >= job.spec.max_attempts:
+            return _gave_up(job, split, current)
+        again = msgspec.structs.replace(current, attempt=current.attempt + 1, started=False, deadline_at=None)
+        turn.put_split(job_id, msgspec.structs.replace(split, current=again))
+
+
+def _start(turn: Turn, job: Job, split: Split, current: Round) -> str:
+    needed = quorum(job, job.spec.clients_per_round)
+    have = {contribution.agent for contribution in current.contributions}
+    refusing = barred(split, "train")
+    fit = [name for name in able(turn.state, split.tasks, "train") if name not in have]
+    candidates = [name for name in fit if name not in refusing]
+    if len(candidates) + len(have) < needed:
+        if len(fit) + len(have) >= needed:
+            return _all_refuse(split, refusing)
+        _wait(turn, job, split, f"{needed} agents with training data for it are needed, {len(fit) + len(have)} online")
+        return ""
+    chosen = ranked(turn.state, job, split, current.attempt, candidates)[: job.spec.clients_per_round - len(have)]
+    current = msgspec.structs.replace(
+        current,
+        started=True,
+        started_at=current.started_at if split.current else turn.now_s,
+        open=tuple(chosen),
+        tried=tuple(dict.fromkeys((*current.tried, *chosen))),
+    )
+    turn.put_split(job.job, msgspec.structs.replace(split, current=current, waiting=""))
+    for name in chosen:
+        queue_order(turn, _key(job, split, current, name))
+    return ""
+
+
+def _key(job: Job, split: Split, current: Round, agent: str) -> OrderKey:
+    return OrderKey(job.job, split.split, current.round, agent, current.attempt, "train")
+
+
+def _wait(turn: Turn, job: Job, split: Split, lacking: str) -> None:
+    if split.waiting != lacking:
+        turn.put_split(job.job, msgspec.structs.replace(split, waiting=lacking))
+
+
+def _all_refuse(split: Split, refusing: dict[str, str]) -> str:
+    said = "; ".join(f"{agent}: {reason}" for agent, reason in sorted(refusing.items()))
+    return f"too many agents refuse to train split {split.split}: {said}"
+
+
+def _gave_up(job: Job, split: Split, current: Round) -> str:
+    needed = quorum(job, job.spec.clients_per_round)
+    last = "; ".join(f"{entry.agent}: {entry.reason}" for entry in current.dropped[-5:])
+    return (
+        f"round {current.round} of split {split.split} has {len(current.contributions)} of at least {needed} updates "
+        f"after {current.attempt + 1} attempts; last failures: {last}"
+    )
+
+
+def _deadline_passed(turn: Turn, job: Job, split: Split, current: Round) -> bool:
+    if current.deadline_at is None or turn.now_s < current.deadline_at:
+        return False
+    orders = [open_order(turn.state, _key(job, split, current, name)) for name in current.open]
+    return not any(order and order.sent_at is None and not order.replacement for order in orders)
+
+
+def _close(turn: Turn, job_id: str, split_id: str) -> None:
+    """Stop waiting for further updates of this round and ask for the average."""
+    job, split = turn.state.jobs[job_id], turn.split(job_id, split_id)
+    open_keys = [_key(job, split, split.current, name) for name in split.current.open] if split.current else []
+    for key in open_keys:
+        take_order(turn, key, answered=False)
+        _drop(turn, job_id, split_id, DroppedAgent(key.agent, "the round closed at its deadline"))
+    split = turn.split(job_id, split_id)
+    serial = turn.next_serial()
+    turn.put_split(job_id, msgspec.structs.replace(split, phase="averaging", effect_serial=serial))
+    turn.act(average_action(turn.state.jobs[job_id], turn.split(job_id, split_id)))
+
+
+def _drop(turn: Turn, job_id: str, split_id: str, dropped: DroppedAgent) -> None:
+    split = turn.split(job_id, split_id)
+    if split.current is not None:
+        left = tuple(name for name in split.current.open if name != dropped.agent)
+        current = msgspec.structs.replace(split.current, open=left, dropped=(*split.current.dropped, dropped))
+        turn.put_split(job_id, msgspec.structs.replace(split, current=current))
+
+
+def reported(turn: Turn, report: TrainReport) -> None:
+    """Count a wanted, valid update."""
+    key = report.key
+    job, split = turn.state.jobs[key.job], turn.split(key.job, key.split)
+    current = split.current
+    if current is None:
+        return
+    contribution = Contribution(key.agent, report.update.sha256, report.samples)
+    index = len(current.contributions)
+    if probe_every(job, split) and report.affinity is not None and job.affinity is not None:
+        affinity = add_affinity(job.affinity, report.affinity, key.round)
+        turn.put_job(msgspec.structs.replace(job, affinity=affinity))
+    current = msgspec.structs.replace(
+        current,
+        open=tuple(name for name in current.open if name != key.agent),
+        contributions=(*current.contributions, contribution),
+        losses=add_losses(current.losses, report.losses),
+    )
+    turn.put_split(key.job, msgspec.structs.replace(split, current=current))
+    turn.act(Accumulate(key.job, key.split, key.round, index, model_of(job, split), contribution))
+
+
+def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool, replace: bool) -> None:
+    """An order came to nothing: note it and, if asked to, give the work to an agent not yet used in this round."""
+    split = turn.split(key.job, key.split)
+    if split.current is None or key.agent not in split.current.open:
+        return
+    if final:
+        entry = Barred(key.agent, "train", reason)
+        turn.put_split(key.job, msgspec.structs.replace(split, barred=(*split.barred, entry)))
+    _drop(turn, key.job, key.split, DroppedAgent(key.agent, reason))
+    if replace:
+        _replace(turn, key)
+
+
+def _replace(turn: Turn, key: OrderKey) -> None:
+    job, split = turn.state.jobs[key.job], turn.split(key.job, key.split)
+    current = split.current
+    assert current is not None
+    unusable = {*current.tried, *barred(split, "train")}
+    spare = [name for name in able(turn.state, split.tasks, "train") if name not in unusable]
+    if not spare:
+        return
+    name = ranked(turn.state, job, split, current.attempt, spare)[0]
+    current = msgspec.structs.replace(current, open=(*current.open, name), tried=(*current.tried, name))
+    turn.put_split(key.job, msgspec.structs.replace(split, current=current))
+    queue_order(turn, _key(job, split, current, name), replacement=True)
+
+
+def averaged(turn: Turn, job: Job, split: Split, current: Round) -> Split:
+    """The split with its averaged round moved into the history."""
+    done = RoundRecord(
+        round=current.round,
+        attempt=current.attempt,
+        agents=tuple(c.agent for c in current.contributions),
+        samples=sum(c.samples for c in current.contributions),
+        lr=learning_rate(job.spec, current.round),
+        train_losses=mean_losses(current.losses),
+        test_losses={},
+        wall_s=turn.now_s - current.started_at,
+        dropped=current.dropped,
+    )
+    return msgspec.structs.replace(split, current=None, history=(*split.history, done))

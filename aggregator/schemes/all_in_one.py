@@ -1,0 +1,28 @@
+"""All in one: one encoder with a head per task, trained as one federated run to the end."""
+
+from __future__ import annotations
+
+from aggregator.affinity import AffinityTotal
+from aggregator.schemes.base import SplitPlan, Stage
+from models.wire.job import JobSpec
+
+
+class AllInOne:
+    """A single split, "merged"."""
+
+    name = "all-in-one"
+
+    def faults(self, spec: JobSpec) -> list[str]:
+        """Nothing is asked of the spec."""
+        return []
+
+    def first(self, spec: JobSpec) -> Stage:
+        """All rounds for all tasks together."""
+        return Stage("training", (SplitPlan("merged", spec.tasks, 0, spec.rounds - 1),))
+
+    def following(self, spec: JobSpec, stage: int, affinity: AffinityTotal | None) -> Stage | None:
+        """Nothing follows."""
+        return None
+
+
+SCHEME = AllInOne()
