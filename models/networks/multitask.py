@@ -44,7 +44,7 @@ class MultiTaskNet(nn.Module):
 
     def read(self, features: Tensor, height: int, width: int) -> dict[str, Tensor]:
         """Outputs [batch, channels, height, width] of every head for one Z."""
-        return {name: head(features)[..., :height, :width].contiguous() for name, head in self.heads.items()}
+        return {name: _cropped(head(features), height, width).contiguous() for name, head in self.heads.items()}
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
         """Outputs by task name, at the picture's size."""
@@ -52,3 +52,10 @@ class MultiTaskNet(nn.Module):
 
     def _scale_gradient(self, gradient: Tensor) -> Tensor:
         return gradient * self._gradient_scale
+
+
+def _cropped(maps: Tensor, height: int, width: int) -> Tensor:
+    """Without the padding; maps that have none are left as they are, which keeps exported graphs short."""
+    if (int(maps.shape[-2]), int(maps.shape[-1])) == (height, width):
+        return maps
+    return maps[..., :height, :width]

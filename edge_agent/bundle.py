@@ -1,0 +1,212 @@
+"""Installing a bundle so that the device always has a whole, verified one. No torch and no onnxruntime here.
+
+    <state>/bundles/<id>/            the bundle's files and `verification.json`; id: the manifest's hash, shortened
+    <state>/bundles/.incoming-*/     being installed
+    <state>/active/<task letters>    link to the bundle that serves these tasks
+    <state>/previous/<task letters>  link to the one before it
+
+A bundle becomes active by the atomic replacement of one link, after its files were hashed, flushed, and run against
+the bundle's own reference in a child process. What no link names is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from models.bundle import MANIFEST, FileEntry, Manifest, ManifestError, Verification, read_manifest
+
+VERIFICATION = "verification.json"
+_ID_DIGITS = 16
+_INCOMING = ".incoming-"
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_MAX_MANIFEST_BYTES = 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024
+_VERIFY_TIMEOUT_S = 300.0
+
+
+class BundleError(Exception):
+    """A bundle that was not installed; whatever was active before still is. The text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledBundle:
+    """A bundle on this device."""
+
+    path: Path
+    manifest: Manifest
+    manifest_sha256: str
+    verification: Verification
+
+
+def install(files: Mapping[str, Path], manifest_path: Path, state_dir: Path) -> InstalledBundle:
+    """Check, copy, verify and activate a bundle whose `files` (by name) lie anywhere.
+
+    Installing the same bundle again is safe and verifies it again. Raises BundleError, and leaves everything as it was.
+    """
+    with _translated(f"install a bundle below {state_dir}"):
+        bundles = state_dir / "bundles"
+        bundles.mkdir(parents=True, exist_ok=True)
+        data = _bounded(manifest_path)
+        manifest = _checked_manifest(data, files)
+        sha256 = hashlib.sha256(data).hexdigest()
+        incoming = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=bundles))
+        try:
+            _copy_in(manifest, data, files, incoming)
+            verification = _verified(incoming)
+            _write_durably(incoming / VERIFICATION, msgspec.json.encode(verification))
+            _flush_folder(incoming)
+            final = bundles / sha256[:_ID_DIGITS]
+            if not final.exists():
+                incoming.rename(final)
+                _flush_folder(bundles)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+        _activate(state_dir, manifest.task_set, final)
+        clean_leftovers(state_dir)
+        return InstalledBundle(final, manifest, sha256, verification)
+
+
+def active_bundles(state_dir: Path) -> dict[str, InstalledBundle]:
+    """The active bundle of each set of tasks, by their letters. Raises BundleError for one that cannot be read."""
+    active = state_dir / "active"
+    with _translated(f"read the active bundles below {state_dir}"):
+        names = sorted(link.name for link in active.iterdir() if link.is_symlink()) if active.is_dir() else []
+        return {name: _installed((active / name).resolve()) for name in names if not name.startswith(".")}
+
+
+def clean_leftovers(state_dir: Path) -> None:
+    """Remove what a crash left behind and bundles that no link names; for the agent's start. Raises BundleError."""
+    bundles = state_dir / "bundles"
+    with _translated(f"clean up below {state_dir}"):
+        kept = set()
+        for kind in ("active", "previous"):
+            folder = state_dir / kind
+            for link in folder.iterdir() if folder.is_dir() else ():
+                if link.name.startswith(".") or not link.exists():
+                    link.unlink()
+                else:
+                    kept.add(link.resolve().name)
+        for entry in bundles.iterdir() if bundles.is_dir() else ():
+            if entry.name not in kept:
+                shutil.rmtree(entry)
+
+
+def _installed(path: Path) -> InstalledBundle:
+    try:
+        data = (path / MANIFEST).read_bytes()
+        verification = msgspec.json.decode((path / VERIFICATION).read_bytes(), type=Verification)
+        return InstalledBundle(path, read_manifest(data), hashlib.sha256(data).hexdigest(), verification)
+    except (ManifestError, msgspec.MsgspecError) as error:
+        raise BundleError(f"the bundle in {path} is damaged: {error}; deploy it again") from error
+
+
+def _bounded(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"a manifest of {path.stat().st_size} bytes; at most {_MAX_MANIFEST_BYTES} are allowed")
+    return path.read_bytes()
+
+
+def _checked_manifest(data: bytes, files: Mapping[str, Path]) -> Manifest:
+    """The manifest, after every fault of names and sizes was looked for."""
+    try:
+        manifest = read_manifest(data)
+    except ManifestError as error:
+        raise BundleError(str(error)) from error
+    faults = [f"{name!r} is no plain file name" for name in files if not _PLAIN_NAME.fullmatch(name)]
+    faults += [f"{name} did not come with the bundle" for name in manifest.files if name not in files]
+    faults += [f"{name} is not in the manifest" for name in files if name not in manifest.files]
+    for name, entry in manifest.files.items():
+        if name in files and files[name].stat().st_size != entry.size_bytes:
+            faults.append(f"{name} has {files[name].stat().st_size} bytes, not {entry.size_bytes}")
+    if faults:
+        raise BundleError("the bundle is not whole: " + "; ".join(faults))
+    return manifest
+
+
+def _copy_in(manifest: Manifest, data: bytes, files: Mapping[str, Path], folder: Path) -> None:
+    wrong = [name for name, entry in manifest.files.items() if not _copied(files[name], folder / name, entry)]
+    if wrong:
+        raise BundleError(f"hash of {', '.join(wrong)} is not the manifest's; fetch the bundle again")
+    _write_durably(folder / MANIFEST, data)
+
+
+def _copied(source: Path, target: Path, entry: FileEntry) -> bool:
+    """Copy and flush; whether what was written has the entry's hash."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while block := reader.read(_BLOCK_BYTES):
+            digest.update(block)
+            writer.write(block)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest() == entry.sha256
+
+
+def _verified(folder: Path) -> Verification:
+    """Run the model in a child process, whose memory goes back and whose crash is not ours."""
+    command = [sys.executable, "-m", "edge_agent.inference", "verify", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_VERIFY_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(f"the model did not finish its check within {_VERIFY_TIMEOUT_S:g} s") from error
+    if done.returncode != 0:
+        said = done.stderr.strip()[-500:] or f"exit code {done.returncode}"
+        raise BundleError(f"the model does not run here as it should: {said}")
+    try:
+        return msgspec.json.decode(done.stdout.encode(), type=Verification)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"the check of the model answered with nonsense: {error}") from error
+
+
+def _activate(state_dir: Path, task_set: str, bundle: Path) -> None:
+    """Point the link of `task_set` at `bundle`, and remember which one it pointed at."""
+    link = state_dir / "active" / task_set
+    before = link.resolve() if link.is_symlink() else None
+    if before is not None and before.name != bundle.name and before.exists():
+        _replace_link(state_dir / "previous" / task_set, before)
+    _replace_link(link, bundle)
+
+
+def _replace_link(link: Path, bundle: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(Path("..") / "bundles" / bundle.name, target_is_directory=True)
+    fresh.replace(link)
+    _flush_folder(link.parent)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """OSError -> BundleError, with what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"cannot {doing}: {error}; check space and permissions") from error
