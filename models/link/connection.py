@@ -1,0 +1,172 @@
+"""One MQTT 5 connection, from its making to its end. The only file that knows aiomqtt and paho.
+
+Brokers differ where the standard leaves room; this is written for the weakest of them:
+- A filter that the broker does not know may never be acknowledged when it is unsubscribed, and some brokers
+  acknowledge each filter of one packet apart (both: rumqttd). So filters are unsubscribed one by one, and the caller
+  only unsubscribes what it has subscribed.
+- A broker that gets too large a packet closes the connection without saying why (rumqttd).
+- Some brokers keep a session for ever, whatever expiry was asked for (rumqttd): messages carry their own expiry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from models.link.address import BrokerAddress
+from models.link.base import BrokerRefused, ConnectionLost, LinkError, Received
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_ACK_TIMEOUT_S = 15.0
+#: A small broker's usual limit of unacknowledged messages from one client.
+_IN_FLIGHT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What a connection is made of. `will` is (topic, payload); `session_expiry_s` 0 asks for no session."""
+
+    address: BrokerAddress
+    client_id: str
+    will: tuple[str, bytes] | None = None
+    session_expiry_s: int = 0
+    keepalive_s: int = 30
+    tls: ssl.SSLContext | None = None
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """The one place where errors of aiomqtt, paho and the socket become LinkErrors."""
+    try:
+        yield
+    except MqttConnectError as error:
+        raise BrokerRefused(f"the broker refuses to {doing}: {error}; check user, password and client id") from error
+    except (aiomqtt.MqttError, OSError) as error:
+        # aiomqtt says that the connection ended, and its cause says why.
+        raise ConnectionLost(f"cannot {doing}: {error.__cause__ or error or type(error).__name__}") from error
+    except ValueError as error:  # paho's way to refuse a topic or a payload
+        raise LinkError(f"cannot {doing}: {error}") from error
+
+
+class _Funnel(asyncio.Queue[aiomqtt.Message]):
+    """Stands where aiomqtt keeps its queue and hands each message on in the same call: one queue is enough."""
+
+    def __init__(self, take: Callable[[Received], object], maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._take = take
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        expiry_s = getattr(item.properties, "MessageExpiryInterval", None)
+        payload = item.payload if isinstance(item.payload, bytes) else bytes(item.payload or b"")
+        self._take(Received(item.topic.value, payload, item.retain, expiry_s))
+
+
+class Connection:
+    """An open connection. Calls raise ConnectionLost as soon as it ends, without waiting for their own timeout."""
+
+    def __init__(self, client: aiomqtt.Client) -> None:
+        self._client = client
+        #: Done when the connection has ended; the result says why.
+        self.lost: asyncio.Task[str] = asyncio.create_task(_until_lost(client))
+
+    @staticmethod
+    async def open(settings: ConnectionSettings, take: Callable[[Received], object]) -> Connection:
+        """`take` is called for each message from the event loop, and must return at once."""
+        client = _client(settings, take)
+        with translated(f"connect to {settings.address}"):
+            await client.__aenter__()
+        return Connection(client)
+
+    async def publish(
+        self, topic: str, payload: bytes, retain: bool, expiry_s: int | None, timeout_s: float = _ACK_TIMEOUT_S
+    ) -> None:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if expiry_s is not None:
+            properties.MessageExpiryInterval = expiry_s
+        call = self._client.publish(topic, payload, 1, retain, properties, timeout=math.inf)
+        await self._unless_lost(call, f"publish on {topic}", timeout_s)
+
+    async def subscribe(self, filters: Sequence[str]) -> None:
+        wanted = [(each, SubscribeOptions(qos=1)) for each in filters]
+        codes = await self._unless_lost(self._client.subscribe(wanted, timeout=math.inf), "subscribe")
+        refused = [
+            f"{each} ({code})"
+            for each, code in zip(filters, codes, strict=False)
+            if isinstance(code, ReasonCode) and code.is_failure
+        ]
+        if refused:
+            raise BrokerRefused(f"the broker refuses subscriptions to {', '.join(refused)}; check its access rules")
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        await self._unless_lost(self._client.unsubscribe(topic_filter, timeout=math.inf), "unsubscribe")
+
+    async def close(self) -> None:
+        """Says goodbye if the connection still stands, so that no will is published. Never fails."""
+        self.lost.cancel()
+        await asyncio.gather(self.lost, return_exceptions=True)
+        try:
+            with translated("disconnect"):
+                await self._client.__aexit__(None, None, None)
+        except LinkError as error:
+            _LOGGER.debug("%s; the broker will notice by itself", error)
+
+    async def _unless_lost(self, call: Coroutine[Any, Any, _T], doing: str, timeout_s: float = _ACK_TIMEOUT_S) -> _T:
+        task = asyncio.create_task(call)
+        try:
+            await asyncio.wait({task, self.lost}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                with translated(doing):
+                    return task.result()
+            reason = self.lost.result() if self.lost.done() else f"no answer within {timeout_s:.0f} s"
+            raise ConnectionLost(f"cannot {doing}: {reason}")
+        finally:
+            task.cancel()
+
+
+def _client(settings: ConnectionSettings, take: Callable[[Received], object]) -> aiomqtt.Client:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    if settings.session_expiry_s:
+        properties.SessionExpiryInterval = settings.session_expiry_s
+    client = aiomqtt.Client(
+        settings.address.host,
+        settings.address.port,
+        username=settings.address.username,
+        password=settings.address.password,
+        identifier=settings.client_id,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        will=None if settings.will is None else aiomqtt.Will(*settings.will, qos=1, retain=True),
+        clean_start=settings.session_expiry_s == 0,
+        keepalive=settings.keepalive_s,
+        properties=properties,
+        tls_context=settings.tls,
+        queue_type=cast(Any, partial(_Funnel, take)),
+        max_inflight_messages=_IN_FLIGHT,
+    )
+    # Its warning about many pending calls is meant for programs that do not bound them.
+    client.pending_calls_threshold = 10_000
+    return client
+
+
+async def _until_lost(client: aiomqtt.Client) -> str:
+    """Waits for the end of the connection; no message ever comes this way."""
+    try:
+        with translated("stay connected"):
+            await client.messages.__anext__()
+    except LinkError as error:
+        return str(error)
+    return "the connection ended"

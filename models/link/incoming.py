@@ -1,0 +1,44 @@
+"""From what a link received to messages that may be acted upon; everything else is counted, logged and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from models.link.base import Drops, Link, Received
+from models.wire.codec import WireError, decode
+from models.wire.messages import Message
+from models.wire.topics import Address, TopicError, Topics
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A sound message on a topic to which it belongs."""
+
+    address: Address
+    message: Message
+    received: Received
+
+
+async def incoming(
+    link: Link, topics: Topics, drops: Drops, on_bad: Callable[[Address, WireError], None] | None = None
+) -> AsyncIterator[Incoming]:
+    """Every good message of `link`, until it is closed.
+
+    What is bad is counted in `drops` by the kind of fault; `on_bad` is told of it too, for instance to refuse a peer
+    of another version. It must return at once.
+    """
+    async for received in link.messages():
+        try:
+            address = topics.parse(received.topic)
+        except TopicError as error:
+            drops.count("topic", str(error))
+            continue
+        try:
+            message = decode(received.payload, address.kind)
+        except WireError as error:
+            drops.count(type(error).__name__, f"{received.topic}: {error.reason}")
+            if on_bad is not None:
+                on_bad(address, error)
+            continue
+        yield Incoming(address, message, received)

@@ -1,0 +1,257 @@
+"""Blobs over a link: whoever needs one asks its holder, and the holder publishes chunks until it is whole.
+
+    receiver                                    holder
+    BlobWant(sha, all ranges)        ->         waits `gather_s` for others who want the same blob
+                                     <-         Chunk, Chunk, ... of the union of what was asked, published once
+    (quiet: some were lost or bad)
+    BlobWant(sha, what is missing)   ->
+                                     <-         Chunk, ...
+    the whole is hashed and kept
+    BlobAck(sha)                     ->         may forget the blob
+
+The broker fans one publication out to everyone who asked. A receiver that gives up, or reboots, keeps its chunks on
+disk and asks only for the others the next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from models.link.base import Drops, Link, LinkError
+from models.link.offers import Offers, OnAck
+from models.wire.blobstore import BlobStore, BlobStoreError, PartialBlob
+from models.wire.chunks import BlobError
+from models.wire.codec import encode
+from models.wire.messages import BlobAck, BlobRef, BlobWant, Chunk, Message
+from models.wire.topics import Address, Topics
+
+_LOGGER = logging.getLogger(__name__)
+_MAX_REMEMBERED = 4096
+
+
+class BlobUnavailable(Exception):
+    """A blob did not arrive; `reason` says why. What did arrive stays on disk for the next attempt."""
+
+    def __init__(self, sha256: str, reason: str) -> None:
+        super().__init__(f"blob {sha256[:12]}: {reason}")
+        self.sha256 = sha256
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """`quiet_s`: silence after which a receiver asks again, doubled up to `max_quiet_s` while nothing comes.
+    `window`: chunks published and not yet acknowledged by the broker, over all blobs. `chunk_expiry_s`: chunks are
+    not kept for a receiver that is away longer; it asks again."""
+
+    gather_s: float = 0.05
+    quiet_s: float = 2.0
+    max_quiet_s: float = 30.0
+    window: int = 8
+    chunk_expiry_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a blob gets from its holder to a receiver: the topic of wants and acks, and the topic of its chunks.
+
+    `subscribe` is False where the receiver's standing subscriptions already cover the chunks.
+    """
+
+    wants: str
+    chunks: str
+    subscribe: bool = True
+
+    @staticmethod
+    def agent_from_aggregator(topics: Topics, agent: str, sha256: str) -> Route:
+        return Route(topics.reports(agent), topics.download(sha256))
+
+    @staticmethod
+    def client_from_aggregator(topics: Topics, client: str, sha256: str) -> Route:
+        return Route(topics.requests(client), topics.download(sha256))
+
+    @staticmethod
+    def aggregator_from_agent(topics: Topics, agent: str, sha256: str) -> Route:
+        return Route(topics.orders(agent), topics.upload(agent, sha256), subscribe=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of a blob's chunks as they crossed this link, repetitions included; a publication counts once."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """A blob being received. `event` is set by every chunk and by `fault`."""
+
+    partial: PartialBlob
+    event: asyncio.Event
+    bytes_down: int = 0
+    fault: str = ""
+
+
+class BlobExchange:
+    """Both sides of the exchange over one link. Feed it every message with `handle`; that never waits."""
+
+    def __init__(
+        self,
+        link: Link,
+        store: BlobStore,
+        settings: TransferSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = link
+        self._store = store
+        self._settings = settings or TransferSettings()
+        self._clock = clock
+        self._drops = Drops(_LOGGER)
+        self._offers = Offers(
+            link, store, self._drops, self._settings.gather_s, self._settings.window, self._settings.chunk_expiry_s
+        )
+        self._arriving: dict[str, _Arriving] = {}
+        self._bytes_down: dict[str, int] = {}
+        # A lock lives as long as somebody fetches that blob.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Chunks and wants that were dropped, by reason."""
+        return self._drops.counts
+
+    def traffic(self, sha256: str) -> Traffic:
+        """What this blob has cost so far, until it is forgotten."""
+        return Traffic(self._offers.bytes_up(sha256), self._bytes_down.get(sha256, 0))
+
+    def forget(self, sha256: str) -> None:
+        """Stops offering a blob and forgets its traffic. The store keeps it."""
+        self._offers.withdraw(sha256)
+        self._bytes_down.pop(sha256, None)
+
+    def offer(self, ref: BlobRef, chunks_topic: str, on_ack: OnAck | None = None) -> None:
+        """Serves a blob of the store, on `chunks_topic`, to everyone who asks. `on_ack(name)` is called with the
+        agent or client of each BlobAck. Offering again replaces topic and callback."""
+        self._offers.offer(ref, chunks_topic, on_ack)
+
+    def handle(self, address: Address, message: Message) -> bool:
+        """True when the message was one of ours: BlobWant, BlobAck or Chunk. Never waits, and never raises."""
+        if isinstance(message, Chunk):
+            self._take(address, message)
+        elif isinstance(message, BlobWant):
+            self._offers.want(address, message)
+        elif isinstance(message, BlobAck):
+            self._offers.acknowledge(address, message)
+        else:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Ends all publications."""
+        await self._offers.close()
+
+    def _take(self, address: Address, chunk: Chunk) -> None:
+        arriving = self._arriving.get(chunk.sha256)
+        where = f"chunk {chunk.index} of {chunk.sha256[:12]} from {address.name or 'the aggregator'}"
+        if arriving is None or address.sha256 != chunk.sha256:
+            self._drops.count("chunk of a blob that was not asked for", where)
+            return
+        arriving.bytes_down += len(chunk.data)
+        try:
+            verdict = arriving.partial.accept(chunk.index, chunk.data)
+        except BlobStoreError as error:
+            arriving.fault = str(error)
+        else:
+            if verdict != "accepted":
+                self._drops.count(f"chunk: {verdict}", where)
+                return
+        arriving.event.set()
+
+    async def fetch(self, ref: BlobRef, route: Route, deadline_s: float) -> Path:
+        """The path of the whole blob, at once if the store has it. Calls for one blob share one transfer.
+
+        Raises BlobUnavailable after `deadline_s`, or earlier when its reference or this disk make it impossible.
+        """
+        if self._store.has(ref.sha256):
+            return self._store.path(ref.sha256)
+        turn = self._turns.get(ref.sha256) or self._turns.setdefault(ref.sha256, asyncio.Lock())
+        try:
+            return await asyncio.wait_for(self._fetch_in_turn(turn, ref, route), deadline_s)
+        except asyncio.TimeoutError:
+            raise BlobUnavailable(ref.sha256, f"not whole after {deadline_s:g} s; is its holder connected?") from None
+        except (BlobError, BlobStoreError) as error:
+            raise BlobUnavailable(ref.sha256, str(error)) from error
+
+    async def _fetch_in_turn(self, turn: asyncio.Lock, ref: BlobRef, route: Route) -> Path:
+        async with turn:
+            if self._store.has(ref.sha256):
+                return self._store.path(ref.sha256)
+            arriving = _Arriving(await self._open(ref), asyncio.Event())
+            self._arriving[ref.sha256] = arriving
+            try:
+                if route.subscribe:
+                    await self._link.subscribe(route.chunks)
+                await self._receive(arriving, route)
+            finally:
+                del self._arriving[ref.sha256]
+                self._note_traffic(ref.sha256, arriving.bytes_down)
+                arriving.partial.close()
+                if route.subscribe:
+                    await self._link.unsubscribe(route.chunks)
+            path = await asyncio.to_thread(self._store.finish, ref)
+            await self._say(route, BlobAck(ref.sha256))
+            return path
+
+    async def _open(self, ref: BlobRef) -> PartialBlob:
+        """Opens off the loop, for what an earlier attempt left must be hashed. Nothing stays open when cancelled."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._store.open_partial, ref))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
+
+    def _note_traffic(self, sha256: str, bytes_down: int) -> None:
+        self._bytes_down[sha256] = self._bytes_down.get(sha256, 0) + bytes_down
+        if len(self._bytes_down) > _MAX_REMEMBERED:  # nobody forgets them; the oldest go
+            del self._bytes_down[next(iter(self._bytes_down))]
+
+    async def _receive(self, arriving: _Arriving, route: Route) -> None:
+        """Asks until every chunk is here."""
+        ref, quiet_s = arriving.partial.reception.ref, self._settings.quiet_s
+        while not arriving.partial.complete:
+            before = arriving.partial.reception.have
+            await self._say(route, BlobWant(ref.sha256, arriving.partial.missing()))
+            await self._until_quiet(arriving, quiet_s)
+            if arriving.fault:
+                raise BlobUnavailable(ref.sha256, arriving.fault)
+            progress = arriving.partial.reception.have != before
+            quiet_s = self._settings.quiet_s if progress else min(2 * quiet_s, self._settings.max_quiet_s)
+
+    async def _until_quiet(self, arriving: _Arriving, quiet_s: float) -> None:
+        """Returns when the blob is complete or at fault, or when no good chunk came for `quiet_s`."""
+        while not arriving.partial.complete and not arriving.fault:
+            arriving.event.clear()
+            try:
+                await asyncio.wait_for(arriving.event.wait(), quiet_s)
+            except asyncio.TimeoutError:
+                return
+
+    async def _say(self, route: Route, message: BlobWant | BlobAck) -> None:
+        """A want that does not get through is asked again, and a lost ack only keeps a blob longer at its holder."""
+        try:
+            await self._link.publish(route.wants, encode(message), expiry_s=self._settings.chunk_expiry_s)
+        except LinkError as error:
+            _LOGGER.warning("%s for blob %s: %s", type(message).__name__, message.sha256[:12], error)
+
+
+def _close_opened(opening: asyncio.Future[PartialBlob]) -> None:
+    if opening.exception() is None:
+        opening.result().close()
