@@ -1,0 +1,166 @@
+"""Puts the report together: reads the records, draws, fills the template, writes one file that needs no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tools.report import affinity, charts, pictures, splitting, words
+from tools.report.pictures import Prediction
+from tools.report.view import PHASES, Json, Scheme, read_schemes
+
+_SHOWN_DROPS, _SHOWN_SKIPS = 40, 20
+
+
+def write_report(
+    path: Path,
+    records: Mapping[str, Json],
+    summary: Json,
+    predictions: Sequence[Prediction],
+    host: Mapping[str, Any],
+) -> None:
+    """Writes the report to `path`, whole or not at all.
+
+    `records` holds each scheme's job record, `summary` the demo's JSON, both as plain JSON values.
+    `host` says where it ran: `command` (as typed), `versions` {name: version}, and any further name: value pairs.
+    Raises PredictionError for prediction arrays that do not fit, OSError if the file cannot be written.
+    """
+    page = render(records, summary, predictions, host)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def render(
+    records: Mapping[str, Json], summary: Json, predictions: Sequence[Prediction], host: Mapping[str, Any]
+) -> str:
+    """The page as text; see `write_report`."""
+    schemes = read_schemes(records, summary)
+    tasks = _tasks(schemes, summary)
+    environment = Environment(
+        loader=PackageLoader("tools.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {"words": words, "scheme_css": charts.scheme_css}
+    environment.globals["task_css"] = lambda task: splitting.task_css(task, tasks)
+    css = files("tools.report").joinpath("style.css").read_text(encoding="utf-8")
+    shown = list(schemes.values())
+    return environment.get_template("report.html.j2").render(
+        css=Markup(css),  # our own file, not a run's text
+        headline=words.headline(schemes),
+        schemes=shown,
+        base=schemes.get("one-by-one"),
+        tasks=tasks,
+        agents=_names(summary.get("agents")),
+        seeds=list(dict.fromkeys(str(s.spec["seed"]) for s in shown if "seed" in s.spec)),
+        table=_table(shown, tasks),
+        ratios=_ratios(shown, schemes.get("one-by-one")),
+        cost=charts.cost_chart(shown, tasks),
+        curves=[(task, charts.loss_chart(shown, tasks, task)) for task in (None, *tasks)],
+        split=_split(schemes, summary, records, tasks),
+        energy=_energy(shown),
+        bundles=list(summary.get("bundles") or ()),
+        split_tasks={split.name: split.tasks for s in shown if s.name == "mas" for split in s.splits},
+        examples=pictures.examples(predictions),
+        keys=pictures.keys(predictions),
+        shown_drops=_SHOWN_DROPS,
+        shown_skips=_SHOWN_SKIPS,
+        host=host,
+    )
+
+
+def _tasks(schemes: Mapping[str, Scheme], summary: Json) -> list[str]:
+    named = list(summary.get("tasks") or ())
+    return named or list(dict.fromkeys(task for scheme in schemes.values() for task in scheme.losses))
+
+
+def _names(agents: Any) -> list[str]:
+    """Agent names, whether the summary lists names, objects with a name, or only says how many."""
+    if isinstance(agents, int):
+        return [f"agent {index + 1}" for index in range(agents)]
+    return [str(agent.get("agent", agent)) if isinstance(agent, Mapping) else str(agent) for agent in agents or ()]
+
+
+def _table(schemes: Sequence[Scheme], tasks: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]], str]]:
+    """Rows `(label, [(figure, is the lowest)], css)` of the figures that need no badge."""
+    rows = [("Total loss", [s.total_loss for s in schemes], words.loss, "total")]
+    rows += [(words.task_label(task), [s.losses.get(task) for s in schemes], words.loss, "task") for task in tasks]
+    table = [(label, _marked(values, say), css) for label, values, say, css in rows]
+    table.append(("Training time", _marked([s.train_s for s in schemes], words.duration), "time"))
+    table.append(("Wall time", _marked([s.wall_s for s in schemes], words.duration), "time"))
+    table.append(("Sent by agents", _marked([s.bytes_up for s in schemes], words.size), "bytes"))
+    table.append(("Sent to agents", _marked([s.bytes_down for s in schemes], words.size), "bytes"))
+    return table
+
+
+def _ratios(schemes: Sequence[Scheme], base: Scheme | None) -> list[tuple[str, bool]]:
+    """Joules relative to one-by-one; the lowest is marked only where all joules came about in the same way."""
+    marked = _marked([words.relative(scheme, base) if base else None for scheme in schemes], words.ratio)
+    alike = len({scheme.energy.state for scheme in schemes}) == 1
+    return [(figure, best and alike) for figure, best in marked]
+
+
+def _marked(values: Sequence[float | None], say: Any) -> list[tuple[str, bool]]:
+    """Figures as shown; the lowest is marked where they differ as shown."""
+    known = [value for value in values if value is not None]
+    shown = [say(value) for value in values]
+    best = say(min(known)) if known and len({say(value) for value in known}) > 1 else None
+    return [(figure, figure == best) for figure in shown]
+
+
+def _split(
+    schemes: Mapping[str, Scheme], summary: Json, records: Mapping[str, Json], tasks: Sequence[str]
+) -> dict[str, Any]:
+    """What the section on affinities and splits shows; parts that do not exist are None."""
+    scheme = next((s for s in schemes.values() if s.decision is not None), schemes.get("mas"))
+    measured = (records.get(scheme.name) or {}).get("affinity") if scheme is not None else None
+    if measured is None and summary.get("affinity"):
+        measured = {"tasks": summary["tasks"], "matrix": summary["affinity"]}
+    decision = scheme.decision if scheme is not None else None
+    groups = decision["splits"] if decision else summary.get("splits") or []
+    shares = affinity.helped(measured, groups) if measured and groups else {}
+    return {
+        "affinity": measured,
+        "heatmap": affinity.heatmap(measured, groups) if measured else None,
+        "strands": splitting.strands(scheme, tasks, shares) if scheme is not None else None,
+        "decision": decision,
+        "reason": splitting.reason(decision) if decision else None,
+        "alternatives": splitting.alternatives(decision) if decision else [],
+        "shares": shares,
+    }
+
+
+def _energy(schemes: Sequence[Scheme]) -> dict[str, Any]:
+    """Phases that occur, the joules that fill a whole bar (the dearest scheme's known phases), and the sources."""
+    sums = [sum(part.energy_j or 0.0 for part in scheme.phases.values()) for scheme in schemes]
+    seen = [phase for scheme in schemes for phase in scheme.phases]
+    order = [phase for phase in PHASES if phase in seen] + [phase for phase in seen if phase not in PHASES]
+    return {
+        "phases": list(dict.fromkeys(order)),
+        "known": PHASES,
+        "full_j": max(sums, default=0.0) or 1.0,
+        "meters": _sources(schemes),
+    }
+
+
+def _sources(schemes: Sequence[Scheme]) -> list[dict[str, Any]]:
+    """Each kind of energy figure once, with the schemes that have it and what an estimate's CPU second cost."""
+    rows: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    for scheme in schemes:
+        for meter in scheme.meters:
+            key = (meter.source, meter.scope, meter.state, meter.reason)
+            fresh = {"source": meter.source, "scope": meter.scope, "state": meter.state, "reason": meter.reason}
+            row = rows.setdefault(key, {**fresh, "schemes": [], "cpu_s": 0.0, "energy_j": 0.0})
+            row["schemes"].append(scheme.name)
+            row["cpu_s"] += meter.cpu_s
+            row["energy_j"] = None if None in (row["energy_j"], meter.energy_j) else row["energy_j"] + meter.energy_j
+    for row in rows.values():
+        known = row["state"] == "estimated" and row["energy_j"] is not None and row["cpu_s"] > 0
+        row["watts"] = f"{row['energy_j'] / row['cpu_s']:.2f} W" if known else words.DASH
+    return list(rows.values())

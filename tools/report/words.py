@@ -1,0 +1,203 @@
+"""Figures as people read them, and the sentences that say what came out. Every sentence follows from its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from tools.report.view import Energy, Json, Scheme
+
+DASH = "–"
+MINUS = "\N{MINUS SIGN}"
+_TASK_LABELS = {
+    "segment_semantic": "segmentation",
+    "depth_zbuffer": "depth",
+    "normal": "normals",
+    "keypoints2d": "keypoints",
+    "edge_texture": "edges",
+    "rgb": "picture",
+}
+_STATE_WORDS = {"measured": "measured", "estimated": "estimated", "partial": "partly measured"}
+
+
+def task_label(task: str) -> str:
+    """Short name of a task; an unknown one keeps its own."""
+    return _TASK_LABELS.get(task, task)
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """A value with so many significant digits, never in exponent form for sizes met here."""
+    if value == 0:
+        return "0"
+    power = int(f"{value:.{significant - 1}e}".partition("e")[2])  # after rounding: 0.9997 has three digits as 1.00
+    decimals = max(0, significant - 1 - power)
+    return f"{value:.{decimals}f}".replace("-", MINUS)
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if abs(value) < 999.5:
+            return f"{digits(value)} {unit}"
+        value /= 1000
+    return f"{digits(value)} {units[-1]}"
+
+
+def joules(value: float | None) -> str:
+    """`1240.0` -> `1.24 kJ`; unknown is a dash."""
+    return DASH if value is None else _scaled(value, ("J", "kJ", "MJ", "GJ"))
+
+
+def size(value: float | None) -> str:
+    """Bytes in powers of ten."""
+    if value is None:
+        return DASH
+    return f"{value:.0f} B" if abs(value) < 1000 else _scaled(value / 1000, ("kB", "MB", "GB", "TB"))
+
+
+def duration(value: float | None) -> str:
+    """Seconds, from a minute on with minutes, from an hour on with hours."""
+    if value is None:
+        return DASH
+    if value < 59.95:
+        return f"{digits(value)} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def loss(value: float | None) -> str:
+    """Losses are compared at three decimals."""
+    return DASH if value is None else f"{value:.3f}".replace("-", MINUS)
+
+
+def ratio(value: float | None) -> str:
+    """A share of another figure, e.g. `0.46`."""
+    return DASH if value is None else f"{value:.2f}"
+
+
+def percent(value: float, decimals: int = 1) -> str:
+    """A signed percentage of a fraction: `0.012` -> `+1.2 %`; what rounds to nothing carries no sign."""
+    shown = f"{value * 100:+.{decimals}f}"
+    if not shown.strip("+-0."):
+        shown = shown[1:]
+    return shown.replace("-", MINUS) + " %"
+
+
+def percent_decimals(values: Sequence[float]) -> int:
+    """Decimals that keep two digits of the largest of some fractions."""
+    largest = max((abs(value) for value in values), default=0.0) * 100
+    return 1 if largest == 0 else min(4, max(0, 1 - math.floor(math.log10(largest))))
+
+
+def tiny(value: float | None) -> str:
+    """A numerical error, e.g. `1.2e-06`."""
+    return DASH if value is None else f"{value:.1e}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency."""
+    return DASH if value is None else f"{digits(value)} ms"
+
+
+def settings(spec: Json) -> str:
+    """A job's settings in one line, those of local training in place."""
+    flat = {name: value for name, value in spec.items() if name != "train"} | dict(spec.get("train") or {})
+    return ", ".join(f"{name} {'+'.join(v) if isinstance(v, (list, tuple)) else v}" for name, v in flat.items())
+
+
+def state_word(state: str) -> str:
+    """How a figure came about, in words."""
+    return _STATE_WORDS.get(state, state)
+
+
+def groups(splits: Sequence[Sequence[str]]) -> str:
+    """`segmentation + depth | normals`."""
+    return " | ".join(" + ".join(task_label(task) for task in group) for group in splits)
+
+
+def relative(scheme: Scheme, base: Scheme) -> float | None:
+    """Joules of `scheme` as a share of those of `base`; None where either is unknown or the base is zero."""
+    ours, theirs = scheme.energy.energy_j, base.energy.energy_j
+    return None if ours is None or not theirs else ours / theirs
+
+
+def headline(schemes: dict[str, Scheme]) -> Markup:
+    """The whole result in a sentence or two: MAS's cost as a share of one-by-one's, and its loss beside the others'."""
+    mas = schemes.get("mas")
+    if mas is None:
+        named = ", ".join(scheme.name for scheme in schemes.values()) or "no scheme"
+        return Markup("There is no MAS run in this report, so nothing is compared; it shows {}.").format(named)
+    if mas.state in {"failed", "cancelled"}:
+        why = mas.reason or "the record gives no reason"
+        return Markup("MAS did not finish: its job was {} ({}).").format(mas.state, why)
+    others = {name: scheme for name, scheme in schemes.items() if name != "mas"}
+    stopped = [name for name, scheme in others.items() if scheme.state in {"failed", "cancelled"}]
+    ended = {name: scheme for name, scheme in others.items() if name not in stopped}
+    parts = [_cost(mas, ended.get("one-by-one")), _losses(mas, list(ended.values()))]
+    if stopped:
+        parts.append(Markup("Not compared, because it did not finish: {}.").format(", ".join(stopped)))
+    return Markup(" ").join(parts)
+
+
+def _cost(mas: Scheme, base: Scheme | None) -> Markup:
+    if base is None:
+        return Markup("MAS used {}.").format(_stated(mas.energy))
+    share = relative(mas, base)
+    if share is None:
+        lacking = [scheme.name for scheme in (mas, base) if not scheme.energy.energy_j]
+        times = mas.train_s / base.train_s if mas.train_s is not None and base.train_s else None
+        instead = (
+            Markup("; MAS took <b>{}</b> of one-by-one’s training time.").format(ratio(times))
+            if times is not None
+            else Markup(".")
+        )
+        return Markup("No joules are known for {}{}").format(" and ".join(lacking), instead)
+    amount = Markup("<b>{}</b> of one-by-one’s") if share <= 1 else Markup("<b>{} times</b> one-by-one’s")
+    if mas.energy.state == base.energy.state:
+        return Markup("MAS used {} {} joules.").format(amount.format(ratio(share)), state_word(base.energy.state))
+    return Markup("MAS used {} joules, though MAS’s are {} and one-by-one’s {}.").format(
+        amount.format(ratio(share)), state_word(mas.energy.state), state_word(base.energy.state)
+    )
+
+
+def _losses(mas: Scheme, others: Sequence[Scheme]) -> Markup:
+    if mas.total_loss is None:
+        return Markup("Its total loss on held-out pictures is not known.")
+    known = [scheme for scheme in others if scheme.total_loss is not None]
+    ours = loss(mas.total_loss)
+    start = Markup("Its total loss on held-out pictures is <b>{}</b>").format(ours)
+    if not known:
+        return start + "."
+    parts = []
+    for verdict in ("lower than", "the same as", "higher than"):
+        members = [
+            Markup("{}’s {}").format(scheme.name, loss(scheme.total_loss))
+            for scheme in known
+            if _verdict(mas.total_loss, scheme.total_loss or 0.0) == verdict
+        ]
+        if members:
+            parts.append(Markup("{} {}").format(verdict, Markup(" and ").join(members)))
+    return Markup("{}: {}.").format(start, Markup(", ").join(parts))
+
+
+def _verdict(ours: float, theirs: float) -> str:
+    """Compared as printed, so that the sentence never contradicts the digits beside it."""
+    left, right = float(f"{ours:.3f}"), float(f"{theirs:.3f}")
+    return "the same as" if left == right else "lower than" if left < right else "higher than"
+
+
+def _stated(energy: Energy) -> Markup:
+    if energy.energy_j is None:
+        return Markup("an unknown number of joules ({})").format(energy.reason)
+    return Markup("<b>{}</b> ({})").format(joules(energy.energy_j), state_word(energy.state))
+
+
+def falls(points: Sequence[tuple[float, float]]) -> str:
+    """What a curve did, for a chart's spoken name: `from 4.1 to 2.3`."""
+    if not points:
+        return "not evaluated"
+    rising = sum(1 for (_, before), (_, after) in pairwise(points) if after > before)
+    return f"from {loss(points[0][1])} to {loss(points[-1][1])}, rising {rising} of {len(points) - 1} steps"
