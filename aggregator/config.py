@@ -14,8 +14,8 @@ Positive = Annotated[float, Meta(gt=0)]
 class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the aggregator needs to know.
 
-    `store` is any SQLAlchemy URL; empty means SQLite in `state_dir`. `grace_s` is how long a resumed aggregator
-    waits for agents to announce themselves before it counts them as gone.
+    `store` is any SQLAlchemy URL; empty means SQLite in `state_dir`. `max_update_bytes` bounds a blob on
+    the wire, `max_state_bytes` a model in memory.
     """
 
     broker: str
@@ -23,5 +23,5 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Identifier = "lab"
     store: str = ""
     tick_s: Positive = 1.0
-    max_update_bytes: Annotated[int, Meta(ge=2**20)] = 512 * 2**20
+    max_update_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
     max_state_bytes: Annotated[int, Meta(ge=2**20)] = 1024 * 2**20

@@ -56,5 +56,5 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerConfig = TrainerConfig()
     power: PowerConfig = PowerConfig()
     max_queued_orders: Annotated[int, Meta(ge=1, le=64)] = 8
-    max_blob_bytes: Annotated[int, Meta(ge=2**20)] = 2 * 2**30
-    telemetry_s: Positive = 30.0
+    max_blob_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
+    max_store_bytes: Annotated[int, Meta(ge=2**20)] = 2 * 2**30

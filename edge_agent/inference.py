@@ -123,7 +123,8 @@ def _median_ms(predictor: Predictor, picture: FloatArray) -> float:
 
 def _read(task: TaskOutput, output: FloatArray) -> Prediction:
     if task.kind == "classes":
-        return output.argmax(axis=0).astype(np.uint8)
+        classes: npt.NDArray[np.uint8] = output.argmax(axis=0).astype(np.uint8)
+        return classes
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (task.mean, task.std))
     values: FloatArray = ((output * std + mean) / np.float32(task.scale)).astype(np.float32)
     return values

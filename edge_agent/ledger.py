@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_agent.power.base import Energy, Meter
-from models.wire.messages import Phase, PhaseEnergy
+from models.wire.messages import EnergyState, Phase, PhaseEnergy
 
 #: Weakest first: what a phase's figure may be called when its windows differ.
-_STATES = ("missing", "partial", "estimated", "measured")
+_STATES: tuple[EnergyState, ...] = ("missing", "partial", "estimated", "measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,9 @@ class Ledger:
     def _sum(self, phase: Phase, rows: Sequence[tuple[Window, Energy]]) -> PhaseEnergy:
         known = [energy.energy_j for _, energy in rows if energy.energy_j is not None]
         states = {energy.state for _, energy in rows}
+        state: EnergyState
         if not known:
-            state = _STATES[0]
+            state = "missing"
         elif "missing" in states:
             state = "partial"
         else:

@@ -63,12 +63,12 @@ class TaskSpec:
     def normalise(self, raw: npt.NDArray[np.generic]) -> FloatArray:
         """Label values `[..., channels, height, width]` as stored -> float32 targets of the same shape."""
         mean, std = self._columns()
-        return ((raw.astype(np.float32) * np.float32(self.scale) - mean) / std).astype(np.float32)
+        return np.asarray((raw.astype(np.float32) * np.float32(self.scale) - mean) / std, np.float32)
 
     def denormalise(self, target: FloatArray) -> FloatArray:
         """Inverse of `normalise`, in the units of the label file (not clipped or rounded)."""
         mean, std = self._columns()
-        return ((target * std + mean) / np.float32(self.scale)).astype(np.float32)
+        return np.asarray((target * std + mean) / np.float32(self.scale), np.float32)
 
     def _columns(self) -> tuple[FloatArray, FloatArray]:
         shape = (-1, 1, 1)

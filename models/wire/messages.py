@@ -29,7 +29,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     """Base of the messages themselves; the tag is the class's name."""
 
 
-class BlobRef(Part):
+class BlobRef(Part, frozen=True):
     """A content-addressed blob: SHA-256 of the whole and of each chunk, so that a bad chunk is known when it arrives."""
 
     sha256: Sha256
@@ -38,7 +38,7 @@ class BlobRef(Part):
     chunks: tuple[Annotated[bytes, Meta(min_length=32, max_length=32)], ...]
 
 
-class OrderKey(Part):
+class OrderKey(Part, frozen=True):
     """Names one order; everything about it is idempotent by this key."""
 
     job: Identifier
@@ -49,7 +49,7 @@ class OrderKey(Part):
     kind: Literal["train", "evaluate", "deploy"]
 
 
-class PhaseEnergy(Part):
+class PhaseEnergy(Part, frozen=True):
     """Joules of one phase of one order, and where they come from. `energy_j` is None when nothing could be said."""
 
     phase: Phase
@@ -62,7 +62,7 @@ class PhaseEnergy(Part):
     reason: str = ""
 
 
-class TaskLoss(Part):
+class TaskLoss(Part, frozen=True):
     """Summed loss of one task over `samples` samples."""
 
     task: str
@@ -70,14 +70,14 @@ class TaskLoss(Part):
     samples: Count
 
 
-class AffinitySums(Part):
+class AffinitySums(Part, frozen=True):
     """Sum over `batches` probed batches of affinity[source, target] (MAS eq. 3); tasks in the order's order."""
 
     batches: Count
     sums: tuple[tuple[float, ...], ...]
 
 
-class Capabilities(Part):
+class Capabilities(Part, frozen=True):
     """What a device brings to a job."""
 
     labels: tuple[str, ...]
@@ -92,20 +92,20 @@ class Capabilities(Part):
 # --- both ways -------------------------------------------------------------------------------------------------
 
 
-class BlobWant(Message):
+class BlobWant(Message, frozen=True):
     """Asks the holder of a blob for the chunks in `missing` (half-open index ranges)."""
 
     sha256: Sha256
     missing: tuple[tuple[Count, Count], ...]
 
 
-class BlobAck(Message):
+class BlobAck(Message, frozen=True):
     """The blob has arrived whole and its hash is right; the holder may forget it."""
 
     sha256: Sha256
 
 
-class Chunk(Message):
+class Chunk(Message, frozen=True):
     """One chunk of a blob, on the blob's own topic."""
 
     sha256: Sha256
@@ -116,7 +116,7 @@ class Chunk(Message):
 # --- agent -> aggregator ---------------------------------------------------------------------------------------
 
 
-class Presence(Message):
+class Presence(Message, frozen=True):
     """Retained state of an agent or of the aggregator; the last will carries `online=False`."""
 
     sender: Identifier
@@ -126,7 +126,7 @@ class Presence(Message):
     capabilities: Capabilities | None = None
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """How far an order is; for people, never for decisions."""
 
     key: OrderKey
@@ -137,7 +137,7 @@ class Progress(Message):
     power_state: EnergyState = "missing"
 
 
-class TrainReport(Message):
+class TrainReport(Message, frozen=True):
     """A finished train order. `update` is the delta to the base; the aggregator fetches it."""
 
     key: OrderKey
@@ -153,7 +153,7 @@ class TrainReport(Message):
     train_s: float
 
 
-class EvaluateReport(Message):
+class EvaluateReport(Message, frozen=True):
     """Losses of a model on the agent's held-out buildings."""
 
     key: OrderKey
@@ -166,7 +166,7 @@ class EvaluateReport(Message):
     bytes_down: Count
 
 
-class DeployReport(Message):
+class DeployReport(Message, frozen=True):
     """A bundle that is installed, verified and active on the agent."""
 
     key: OrderKey
@@ -178,7 +178,7 @@ class DeployReport(Message):
     bytes_down: Count
 
 
-class OrderFailed(Message):
+class OrderFailed(Message, frozen=True):
     """The agent refuses or could not finish an order. `final` when trying again here is of no use."""
 
     key: OrderKey
@@ -190,7 +190,7 @@ class OrderFailed(Message):
 # --- aggregator -> agent ---------------------------------------------------------------------------------------
 
 
-class TrainOrder(Message):
+class TrainOrder(Message, frozen=True):
     """Train `tasks` from `base` for one round; probe the affinity every `probe_every` batches (0: never)."""
 
     key: OrderKey
@@ -206,7 +206,7 @@ class TrainOrder(Message):
     ttl_s: float
 
 
-class EvaluateOrder(Message):
+class EvaluateOrder(Message, frozen=True):
     """Evaluate `base` on held-out buildings."""
 
     key: OrderKey
@@ -219,14 +219,14 @@ class EvaluateOrder(Message):
     ttl_s: float
 
 
-class BundleFile(Part):
+class BundleFile(Part, frozen=True):
     """One file of a bundle; names are plain file names."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     blob: BlobRef
 
 
-class DeployOrder(Message):
+class DeployOrder(Message, frozen=True):
     """Install the bundle whose manifest is `manifest`; the manifest repeats each file's hash."""
 
     key: OrderKey
@@ -235,13 +235,13 @@ class DeployOrder(Message):
     ttl_s: float
 
 
-class CancelOrder(Message):
+class CancelOrder(Message, frozen=True):
     """Stop working on an order; nothing is to be reported."""
 
     key: OrderKey
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """What the sender sent was not used, and why (an invalid update, a protocol of another version)."""
 
     reason: Reason
@@ -251,42 +251,42 @@ class Refused(Message):
 # --- clients <-> aggregator ------------------------------------------------------------------------------------
 
 
-class SubmitJob(Message):
+class SubmitJob(Message, frozen=True):
     """Start a job; answered by `JobAccepted` or `Refused`."""
 
     request: Identifier
     spec: JobSpec
 
 
-class CancelJob(Message):
+class CancelJob(Message, frozen=True):
     """End a job; answered by `JobAccepted` or `Refused`."""
 
     request: Identifier
     job: Identifier
 
 
-class ShowJob(Message):
+class ShowJob(Message, frozen=True):
     """Ask for a job's whole record (JSON in a blob); answered by `JobRecord` or `RequestRefused`."""
 
     request: Identifier
     job: Identifier
 
 
-class JobAccepted(Message):
+class JobAccepted(Message, frozen=True):
     """The request was taken."""
 
     request: Identifier
     job: Identifier
 
 
-class RequestRefused(Message):
+class RequestRefused(Message, frozen=True):
     """The request was not taken; every reason at once."""
 
     request: Identifier
     reasons: tuple[Reason, ...]
 
 
-class JobRecord(Message):
+class JobRecord(Message, frozen=True):
     """Where the asked record is."""
 
     request: Identifier
@@ -294,7 +294,7 @@ class JobRecord(Message):
     record: BlobRef
 
 
-class SplitStatus(Part):
+class SplitStatus(Part, frozen=True):
     """How far one split is. `losses` are the latest held-out means by task."""
 
     split: Identifier
@@ -306,7 +306,7 @@ class SplitStatus(Part):
     test_losses: dict[str, float]
 
 
-class JobStatus(Message):
+class JobStatus(Message, frozen=True):
     """Retained, so that anyone who subscribes sees every job at once."""
 
     job: Identifier

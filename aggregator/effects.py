@@ -1,0 +1,167 @@
+"""The heavy work behind the coordinator's actions, off the event loop. Knows blobs and tensors, not MQTT.
+
+Averaging runs in one thread, in the order asked for, so that the same arrivals give the same bits. What needs torch
+(new weights, ONNX export) runs in a child process that gives its memory back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from aggregator.averaging import RunningAverage
+from aggregator.coordinator.actions import Accumulate, Average, Export, PrepareModel
+from aggregator.coordinator.events import SplitBundle
+from aggregator.coordinator.state import Contribution
+from models.state import check_like, split_state
+from models.wire.blobstore import BlobStore
+from models.wire.chunks import make_ref
+from models.wire.messages import BlobRef, BundleFile
+from models.wire.tensors import FloatArray, decode_tensors, encode_tensors
+
+T = TypeVar("T")
+_MANIFEST = "manifest.json"
+
+
+class EffectError(Exception):
+    """Heavy work that could not be done; the message says why."""
+
+
+@dataclass(slots=True)
+class _Sum:
+    """The running sum of one round and the contributions already in it."""
+
+    base_sha256: str
+    average: RunningAverage
+    added: list[Contribution]
+
+
+class Effects:
+    """Does the work of actions; results are blobs in `store`."""
+
+    def __init__(self, store: BlobStore, max_state_bytes: int) -> None:
+        self._store, self._max_state_bytes = store, max_state_bytes
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="averaging")
+        self._sums: dict[tuple[str, str], _Sum] = {}
+        self._shapes: tuple[str, dict[str, FloatArray]] = ("", {})
+
+    async def prepare(self, action: PrepareModel) -> BlobRef:
+        """The model a split starts from: new weights, or its parts of the parent's."""
+        if action.parent is not None:
+            parent = action.parent
+            return await self._in_thread(lambda: self._put(split_state(self._load(parent.sha256), action.tasks)))
+        request = {"tasks": list(action.tasks), "network": action.network, "size": action.size, "seed": action.seed}
+        with tempfile.TemporaryDirectory(prefix="mas-export-") as folder:
+            await _child("init", request, Path(folder))
+            return await self._in_thread(lambda: self._adopt(Path(folder) / "state.blob"))
+
+    async def accumulate(self, action: Accumulate) -> None:
+        """Add one update to its round's running sum, as it arrives."""
+        await self._in_thread(lambda: self._add(action.job, action.split, action.base, (action.contribution,), action.index))
+
+    async def average(self, action: Average) -> BlobRef:
+        """The round's new model; begins the sum again when this process has not got all of it (after a restart)."""
+
+        def work() -> BlobRef:
+            have = self._sums.get((action.job, action.split))
+            known = have.added if have is not None and have.base_sha256 == action.base.sha256 else []
+            if tuple(known) != action.contributions[: len(known)]:
+                self._sums.pop((action.job, action.split), None)
+                known = []
+            rest = action.contributions[len(known) :]
+            self._add(action.job, action.split, action.base, rest, len(known))
+            return self._put(self._sums.pop((action.job, action.split)).average.result())
+
+        return await self._in_thread(work)
+
+    async def check_update(self, base: BlobRef, update: Path) -> list[str]:
+        """Why an update cannot be added to `base`: not tensors, other names or shapes, NaN or infinity. Empty: it can."""
+
+        def work() -> list[str]:
+            if self._shapes[0] != base.sha256:
+                self._shapes = (base.sha256, self._load(base.sha256))
+            return check_like(decode_tensors(update.read_bytes(), self._max_state_bytes), self._shapes[1])
+
+        return await self._in_thread(work)
+
+    async def export(self, action: Export, version: str) -> tuple[SplitBundle, ...]:
+        """One bundle a split: weights, ONNX, reference and manifest, each a blob."""
+        bundles = []
+        for split in action.splits:
+            request = {
+                "job": action.job,
+                "split": split.split,
+                "scheme": action.spec.scheme,
+                "tasks": list(split.tasks),
+                "network": action.spec.network,
+                "size": action.spec.size,
+                "state": str(self._store.path(split.model.sha256)),
+                "model_sha256": split.model.sha256,
+                "lineage": list(split.lineage),
+                "rounds": split.rounds,
+                "metrics": split.test_losses,
+                "version": version,
+            }
+            with tempfile.TemporaryDirectory(prefix="mas-export-") as folder:
+                await _child("bundle", request, Path(folder))
+                bundles.append(await self._in_thread(lambda f=folder, s=split: self._bundle(s.split, Path(f))))  # type: ignore[misc]
+        return tuple(bundles)
+
+    def close(self) -> None:
+        """Wait for work in hand and end the thread."""
+        self._thread.shutdown(wait=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _add(self, job: str, split: str, base: BlobRef, contributions: tuple[Contribution, ...], index: int) -> None:
+        have = self._sums.get((job, split))
+        if have is None or have.base_sha256 != base.sha256:
+            if index:
+                return  # the beginning is not here; `average` will make up for it
+            have = self._sums[job, split] = _Sum(base.sha256, RunningAverage(self._load(base.sha256)), [])
+        for contribution in contributions[max(0, len(have.added) - index) :]:
+            have.average.add(self._load(contribution.update_sha256), contribution.samples)
+            have.added.append(contribution)
+
+    def _load(self, sha256: str) -> dict[str, FloatArray]:
+        return decode_tensors(self._store.path(sha256).read_bytes(), self._max_state_bytes)
+
+    def _put(self, state: dict[str, FloatArray]) -> BlobRef:
+        data = encode_tensors(state)
+        self._store.put_bytes(data)
+        return make_ref(data)
+
+    def _adopt(self, path: Path) -> BlobRef:
+        self._store.put_file(path)
+        return make_ref(path)
+
+    def _bundle(self, split: str, folder: Path) -> SplitBundle:
+        names = sorted(path.name for path in folder.iterdir() if path.name not in (_MANIFEST, "request.json"))
+        files = tuple(BundleFile(name, self._adopt(folder / name)) for name in names)
+        return SplitBundle(split, self._adopt(folder / _MANIFEST), files)
+
+
+async def _child(what: str, request: dict[str, object], folder: Path) -> None:
+    """Run `python -m aggregator.export` on a request; raises EffectError with the end of what it said."""
+    path = folder / "request.json"
+    path.write_text(json.dumps(request))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "aggregator.export", what, str(path), str(folder),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        said, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise EffectError(f"{what} failed: {said.decode(errors='replace')[-800:].strip() or process.returncode}")

@@ -1,0 +1,83 @@
+"""What clients (the `mas job` command) ask of the aggregator: submit, cancel, show. Every request gets one answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from aggregator.coordinator import State, spec_faults
+from aggregator.coordinator.events import AnyEvent, JobCancelled, JobSubmitted
+from aggregator.record import job_record
+from models.wire.messages import (
+    BlobRef,
+    CancelJob,
+    JobAccepted,
+    JobRecord,
+    Message,
+    RequestRefused,
+    ShowJob,
+    SubmitJob,
+)
+
+#: Answers kept, so that a request that comes twice (QoS 1) is not carried out twice.
+_ANSWERS_KEPT = 256
+
+
+class Desk(Protocol):
+    """What the requests need of the service."""
+
+    @property
+    def state(self) -> State: ...
+
+    def apply(self, event: AnyEvent) -> None: ...
+
+    def keep_record(self, job: str, record: bytes) -> BlobRef:
+        """Keep a job's record as a blob on offer, in place of the job's last one."""
+
+
+class Requests:
+    """Answers requests."""
+
+    def __init__(self, desk: Desk, clock: Callable[[], float]) -> None:
+        self._desk, self._clock = desk, clock
+        self._answers: dict[str, Message] = {}
+
+    def answer(self, message: Message) -> Message:
+        """The answer to one request; the same one when the request comes again."""
+        assert isinstance(message, SubmitJob | CancelJob | ShowJob)
+        if message.request not in self._answers:
+            if isinstance(message, SubmitJob):
+                answer = self._submit(message)
+            elif message.job not in self._desk.state.jobs:
+                known = ", ".join(self._desk.state.jobs) or "none"
+                answer = RequestRefused(message.request, (f"there is no job {message.job}; known are {known}"[:1000],))
+            elif isinstance(message, CancelJob):
+                answer = self._cancel(message)
+            else:
+                answer = self._show(message)
+            self._answers[message.request] = answer
+            while len(self._answers) > _ANSWERS_KEPT:
+                del self._answers[next(iter(self._answers))]
+        return self._answers[message.request]
+
+    def _submit(self, message: SubmitJob) -> Message:
+        faults = spec_faults(message.spec)
+        if faults:
+            return RequestRefused(message.request, tuple(fault[:1000] for fault in faults))
+        job = f"{message.spec.name[:48]}-{secrets.token_hex(3)}"
+        self._desk.apply(JobSubmitted(job, message.spec))
+        return JobAccepted(message.request, job)
+
+    def _cancel(self, message: CancelJob) -> Message:
+        job = self._desk.state.jobs[message.job]
+        if job.ended:
+            return RequestRefused(message.request, (f"job {message.job} is {job.state} already",))
+        self._desk.apply(JobCancelled(message.job, "cancelled on request"))
+        return JobAccepted(message.request, message.job)
+
+    def _show(self, message: ShowJob) -> Message:
+        record = msgspec.json.encode(job_record(self._desk.state, message.job, self._clock()))
+        return JobRecord(message.request, message.job, self._desk.keep_record(message.job, record))

@@ -1,0 +1,347 @@
+"""The agent's daemon: MQTT session, presence, order queue, blob store, bundles, meter. Imports no torch.
+
+One order is worked on at a time; messages are handled meanwhile. Only the trainer child uses memory worth naming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import time
+import uuid
+from collections.abc import Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent import bundle
+from edge_agent.config import AgentConfig
+from edge_agent.cpu import CpuClock
+from edge_agent.inventory import Inventory, InventoryError, take_inventory
+from edge_agent.ledger import Ledger
+from edge_agent.orders import OrderQueue
+from edge_agent.power.base import Meter, PowerSourceError
+from edge_agent.power.discover import open_meter
+from edge_agent.status import Status, write_status
+from edge_agent.trainer.protocol import Setup, Step
+from edge_agent.trainer_process import TrainerProcess
+from edge_agent.work import Answer, Order, Worker, progress
+from models import sdnotify
+from models.link.address import parse_url
+from models.link.base import BadBrokerUrl, Drops, LinkError, Received
+from models.link.mqtt import MqttLink
+from models.link.transfer import BlobExchange, Route
+from models.wire.blobstore import BlobStore, BlobStoreError
+from models.wire.chunks import BlobLimits
+from models.wire.codec import WireError, WrongVersion, decode, encode
+from models.wire.messages import (
+    BlobRef,
+    CancelOrder,
+    Capabilities,
+    DeployOrder,
+    EvaluateOrder,
+    Message,
+    OrderFailed,
+    OrderKey,
+    Presence,
+    Refused,
+    TrainOrder,
+    TrainReport,
+)
+from models.wire.topics import PROTOCOL, TopicError, Topics
+
+log = logging.getLogger(__name__)
+_STATUS_PERIOD_S = 10.0
+
+
+class Daemon:
+    """One device. Everything it says goes through `_say`; every order through `_queue`."""
+
+    def __init__(self, config: AgentConfig, inventory: Inventory, meter: Meter, why_meter: str, cpu: CpuClock) -> None:
+        self._config, self._inventory, self._meter, self._why_meter = config, inventory, meter, why_meter
+        self._topics = Topics(config.fleet)
+        self._boot = uuid.uuid4().hex
+        self._state_dir = Path(config.state_dir)
+        self._store = BlobStore(self._state_dir / "blobs", BlobLimits(max_blob_bytes=config.max_blob_bytes))
+        self._link = MqttLink(
+            config.broker,
+            f"mas-agent-{config.fleet}-{config.id}",
+            will=(self._topics.presence(config.id), encode(self._presence(online=False))),
+            on_connected=self._greet,
+            on_state=lambda connected, reason: self._write_status(),
+        )
+        self._exchange = BlobExchange(self._link, self._store)
+        self._ledger = Ledger(meter, cpu)
+        setup = Setup(
+            data_root=config.data.root,
+            train_buildings=inventory.train,
+            test_buildings=inventory.test,
+            threads=config.trainer.threads or os.cpu_count() or 1,
+            cache_bytes=config.trainer.cache_bytes,
+        )
+        self._trainer = TrainerProcess(config.trainer, setup, cpu)
+        self._worker = Worker(self._store, self._fetch, self._trainer, self._ledger, self._state_dir, self._tell)
+        self._queue = OrderQueue(config.max_queued_orders, time.monotonic)
+        self._drops = Drops(log)
+        self._current: asyncio.Task[Answer] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._aggregator_online = False
+        self._done = self._failed = 0
+        self._last_failure = ""
+        self.crashed = False
+
+    # --- life --------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then say goodbye and end the trainer."""
+        bundle.clean_leftovers(self._state_dir)
+        self._meter.start()
+        if self._config.trainer.keep_warm:
+            await self._trainer.start()
+        await self._link.subscribe(*self._topics.agent_filters(self._config.id))
+        async with self._link:
+            for loop in (self._receive(), self._work(), self._report_status(), sdnotify.keep_watchdog_fed()):
+                self._spawn(self._guard(loop, stop))
+            sdnotify.notify("READY=1")
+            await stop.wait()
+            sdnotify.notify("STOPPING=1")
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._trainer.stop(kill=True)
+            await self._exchange.close()
+            if self._link.connected:
+                with contextlib.suppress(LinkError):  # the last will says the same
+                    await self._say_presence(online=False)
+        self._meter.stop()
+        self._write_status()
+
+    async def _guard(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+        """A loop that fails is a fault of this program: say it and end, so that systemd starts afresh."""
+        try:
+            await work
+        except Exception:
+            log.exception("the agent cannot go on")
+            self.crashed = True
+            stop.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _presence(self, online: bool) -> Presence:
+        capabilities = Capabilities(
+            labels=self._inventory.labels,
+            train_samples=self._inventory.train_samples,
+            test_samples=self._inventory.test_samples,
+            energy_source=self._meter.source,
+            energy_state=self._meter.state,
+            cores=os.cpu_count() or 1,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        )
+        return Presence(self._config.id, online, self._boot, version("mas-edge"), capabilities if online else None)
+
+    async def _say_presence(self, online: bool) -> None:
+        await self._link.publish(self._topics.presence(self._config.id), encode(self._presence(online)), retain=True)
+
+    async def _greet(self) -> None:
+        await self._say_presence(online=True)
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        async for received in self._link.messages():
+            try:
+                self._handle(received)
+            except TopicError as error:
+                self._drops.count("topic", str(error))
+            except WrongVersion as error:
+                self._drops.count("protocol version", f"{received.topic}: {error}")
+            except WireError as error:
+                self._drops.count(type(error).__name__.lower(), f"{received.topic}: {error}")
+
+    def _handle(self, received: Received) -> None:
+        address = self._topics.parse(received.topic)
+        if address.kind == "aggregator_presence":
+            self._aggregator_seen(address.protocol, received.payload)
+            return
+        message = decode(received.payload, address.kind)
+        if self._exchange.handle(address, message):
+            return
+        key = getattr(message, "key", None)
+        if key is not None and key.agent != self._config.id:
+            self._drops.count("foreign order", f"it is for {key.agent}")
+        elif isinstance(message, TrainOrder | EvaluateOrder | DeployOrder):
+            self._take_order(message, received.expiry_s)
+        elif isinstance(message, CancelOrder):
+            if self._queue.cancel(message.key) and self._current is not None:
+                self._current.cancel()
+        elif isinstance(message, Refused):
+            log.warning("the aggregator refuses: %s", message.reason)
+
+    def _aggregator_seen(self, protocol: int, payload: bytes) -> None:
+        if protocol != PROTOCOL:
+            self._drops.count("protocol version", f"an aggregator speaks protocol {protocol}, this agent {PROTOCOL}")
+        elif payload:
+            message = decode(payload, "aggregator_presence")
+            self._aggregator_online = isinstance(message, Presence) and message.online
+
+    def _take_order(self, order: Order, expiry_s: float | None) -> None:
+        """Queue an order; one that waited at the broker has only what is left of its time."""
+        if expiry_s is not None and expiry_s < order.ttl_s:
+            order = _with_ttl(order, expiry_s)
+        answer = self._queue.offer(order)
+        if answer is not None:
+            self._spawn(self._say(answer))
+
+    async def _say(self, message: Message) -> None:
+        try:
+            await self._link.publish(self._topics.reports(self._config.id), encode(message))
+        except (LinkError, WireError) as error:
+            # The aggregator asks again when it misses an answer; the answer is kept for that.
+            log.warning("%s was not sent: %s", type(message).__name__, error)
+
+    # --- orders ------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            queued = await self._queue.take()
+            if self._queue.expired(queued):
+                answer: Answer | None = OrderFailed(queued.order.key, "it waited here beyond its deadline")
+            else:
+                self._write_status()
+                answer = await self._attempt(queued.order)
+            self._queue.done(answer)
+            if answer is not None:
+                self._count(answer)
+                if isinstance(answer, TrainReport):
+                    self._offer(answer.update)
+                await self._say(answer)
+            self._write_status()
+            await asyncio.to_thread(self._store.prune, (), self._config.max_store_bytes)
+
+    async def _attempt(self, order: Order) -> Answer | None:
+        """Do an order in a task of its own, so that a CancelOrder can stop it; None when it was."""
+        task = self._current = asyncio.create_task(self._worker.do(order))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=order.ttl_s)
+            if not done:
+                task.cancel()
+                await asyncio.wait({task})
+                return OrderFailed(order.key, f"not done within {order.ttl_s:.0f} s")
+            return None if task.cancelled() else task.result()
+        finally:
+            task.cancel()  # of use only when this loop itself is being cancelled
+            self._current = None
+
+    def _count(self, answer: Answer) -> None:
+        if isinstance(answer, OrderFailed):
+            self._failed += 1
+            self._last_failure = answer.reason
+        else:
+            self._done += 1
+
+    def _offer(self, update: BlobRef) -> None:
+        """Serve an update until the aggregator has it."""
+
+        def arrived(_: str) -> None:
+            if self._queue.current is None:
+                self._ledger.switch("wait")
+            self._exchange.forget(update.sha256)
+            self._store.discard(update.sha256)
+
+        self._exchange.offer(update, self._topics.upload(self._config.id, update.sha256), arrived)
+
+    async def _fetch(self, ref: BlobRef, timeout_s: float) -> tuple[Path, int]:
+        route = Route.agent_from_aggregator(self._topics, self._config.id, ref.sha256)
+        path = await self._exchange.fetch(ref, route, timeout_s)
+        traffic = self._exchange.traffic(ref.sha256)
+        self._exchange.forget(ref.sha256)
+        return path, traffic.bytes_down
+
+    def _tell(self, key: OrderKey, step: Step) -> None:
+        self._spawn(self._say(progress(key, step, self._meter.power_w(), self._meter.state)))
+
+    # --- status ------------------------------------------------------------------------------------------------
+
+    async def _report_status(self) -> None:
+        while True:
+            self._write_status()
+            await asyncio.sleep(_STATUS_PERIOD_S)
+
+    def _write_status(self) -> None:
+        current = self._queue.current
+        status = Status(
+            agent=self._config.id,
+            fleet=self._config.fleet,
+            pid=os.getpid(),
+            version=version("mas-edge"),
+            broker=str(parse_url(self._config.broker)),
+            connected=self._link.connected,
+            aggregator_online=self._aggregator_online,
+            order="" if current is None else f"{current.kind} {current.split} round {current.round} of {current.job}",
+            orders_waiting=len(self._queue),
+            orders_done=self._done,
+            orders_failed=self._failed,
+            last_failure=self._last_failure,
+            meter=f"{self._meter.source}: {self._why_meter}",
+            energy_state=self._meter.state,
+            bundles=tuple(f"{tasks} {found.manifest_sha256[:12]}" for tasks, found in self._active_bundles().items()),
+            dropped=dict(self._drops.counts) | dict(self._link.dropped) | dict(self._exchange.dropped),
+            written_at=time.time(),
+        )
+        try:
+            write_status(self._state_dir, status)
+        except OSError as error:
+            log.warning("the status file was not written: %s", error)
+
+    def _active_bundles(self) -> dict[str, bundle.InstalledBundle]:
+        try:
+            return bundle.active_bundles(self._state_dir)
+        except bundle.BundleError as error:
+            self._drops.count("damaged bundle", str(error))
+            return {}
+
+
+def _with_ttl(order: Order, ttl_s: float) -> Order:
+    return msgspec.structs.replace(order, ttl_s=ttl_s)
+
+
+def main(config: AgentConfig, verbose: bool = False) -> int:
+    """Run until SIGTERM or SIGINT; the exit code of the process."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )
+    cpu = CpuClock()
+    try:
+        state_dir = Path(config.state_dir)
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with (state_dir / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            inventory = take_inventory(config.data)
+            meter, why = open_meter(config.power, cpu)
+            log.info("meter: %s (%s)", meter.source, why)
+            return asyncio.run(_serve(config, inventory, meter, why, cpu))
+    except BlockingIOError:
+        log.error("cannot run: another agent uses %s", config.state_dir)
+        return 1
+    except (InventoryError, PowerSourceError, BadBrokerUrl, BlobStoreError, TopicError, OSError) as error:
+        log.error("cannot run: %s", error)
+        return 1
+
+
+async def _serve(config: AgentConfig, inventory: Inventory, meter: Meter, why: str, cpu: CpuClock) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    daemon = Daemon(config, inventory, meter, why, cpu)
+    await daemon.run(stop)
+    return 1 if daemon.crashed else 0

@@ -1,0 +1,74 @@
+"""What the daemon is doing, in a file beside its state, for `mas agent status` and for people without the broker."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from models.wire.messages import EnergyState
+
+_FILE = "status.json"
+
+
+class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A snapshot; `written_at` is in seconds since the epoch, `dropped` counts unusable messages by reason."""
+
+    agent: str
+    fleet: str
+    pid: int
+    version: str
+    broker: str
+    connected: bool
+    aggregator_online: bool
+    order: str
+    orders_waiting: int
+    orders_done: int
+    orders_failed: int
+    last_failure: str
+    meter: str
+    energy_state: EnergyState
+    bundles: tuple[str, ...]
+    dropped: dict[str, int]
+    written_at: float
+
+
+def write_status(state_dir: Path, status: Status) -> None:
+    """Replace the file at once; a reader never sees half of it."""
+    temporary = state_dir / f"{_FILE}.tmp"
+    temporary.write_bytes(msgspec.json.encode(status))
+    os.replace(temporary, state_dir / _FILE)
+
+
+def read_status(state_dir: Path) -> Status | None:
+    """The last snapshot, or None when no agent has run here (or one of another version has)."""
+    try:
+        return msgspec.json.decode((state_dir / _FILE).read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def is_running(status: Status) -> bool:
+    """Whether the process that wrote it still exists."""
+    return Path(f"/proc/{status.pid}").exists()
+
+
+def describe(status: Status) -> str:
+    """Lines for a terminal."""
+    age_s = max(0.0, time.time() - status.written_at)
+    alive = f"running (pid {status.pid})" if is_running(status) else "not running"
+    rows = {
+        "agent": f"{status.agent} in fleet {status.fleet}, mas-edge {status.version}, {alive}",
+        "broker": f"{status.broker}, {'connected' if status.connected else 'not connected'}",
+        "aggregator": "online" if status.aggregator_online else "not seen",
+        "order": status.order or "none",
+        "orders": f"{status.orders_waiting} waiting, {status.orders_done} done, {status.orders_failed} failed",
+        "last failure": status.last_failure or "none",
+        "meter": f"{status.meter} ({status.energy_state})",
+        "bundles": ", ".join(status.bundles) or "none",
+        "dropped": ", ".join(f"{count} x {reason}" for reason, count in status.dropped.items()) or "nothing",
+        "as of": f"{age_s:.0f} s ago",
+    }
+    return "\n".join(f"{name:<13} {value}" for name, value in rows.items())

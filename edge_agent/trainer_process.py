@@ -1,0 +1,128 @@
+"""Starts, feeds and ends the trainer, a child process that imports torch so that the daemon need not.
+
+The kernel may kill the trainer for memory at any time: that costs the order in hand, never the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from edge_agent.config import TrainerConfig
+from edge_agent.cpu import CpuClock
+from edge_agent.trainer import protocol
+from edge_agent.trainer.protocol import EvaluateDone, Setup, Step, TrainDone, Work, WorkFailed
+
+log = logging.getLogger(__name__)
+Outcome = TrainDone | EvaluateDone | WorkFailed
+
+
+class TrainerProcess:
+    """At most one trainer; started by the first work, kept while there is more, ended when idle."""
+
+    def __init__(self, config: TrainerConfig, setup: Setup, cpu_clock: CpuClock) -> None:
+        self._config, self._setup, self._cpu_clock = config, setup, cpu_clock
+        self._process: asyncio.subprocess.Process | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def start(self) -> asyncio.subprocess.Process:
+        """The living trainer; a new one when there is none. Raises OSError when it cannot be started."""
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        environ = dict(os.environ)
+        if self._setup.threads:
+            environ["OMP_NUM_THREADS"] = str(self._setup.threads)
+        process = await asyncio.create_subprocess_exec(
+            self._config.python or sys.executable,
+            "-m",
+            "edge_agent.trainer",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environ,
+            limit=protocol.MAX_FRAME_BYTES,
+        )
+        assert process.stdin is not None
+        self._process = process
+        self._cpu_clock.watch(process.pid)
+        process.stdin.write(protocol.frame(self._setup))
+        await process.stdin.drain()
+        return process
+
+    async def run(self, work: Work, on_step: Callable[[Step], None]) -> Outcome:
+        """Do `work`; a trainer that dies or talks nonsense is a WorkFailed with the reason. Cancelling kills it."""
+        self._stay()
+        try:
+            process = await self.start()
+            return await self._converse(process, work, on_step)
+        except (OSError, protocol.TrainerProtocolError) as error:
+            await self.stop(kill=True)
+            return WorkFailed(f"the trainer could not be used: {error}", final=False)
+        except asyncio.CancelledError:
+            await self.stop(kill=True)
+            raise
+        finally:
+            self._expire_when_idle()
+
+    async def _converse(
+        self, process: asyncio.subprocess.Process, work: Work, on_step: Callable[[Step], None]
+    ) -> Outcome:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(protocol.frame(work))
+            await process.stdin.drain()
+            while True:
+                header = await process.stdout.readexactly(protocol.HEADER_BYTES)
+                body = await process.stdout.readexactly(protocol.body_bytes(header))
+                message = protocol.from_child(body)
+                if not isinstance(message, Step):
+                    return message
+                on_step(message)
+        except (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError):
+            await self.stop(kill=True)
+            return WorkFailed(_death(process.returncode), final=False)
+
+    async def stop(self, kill: bool = False) -> None:
+        """End the trainer, if there is one, and wait for it, so that its memory is back and its CPU time counted."""
+        self._stay()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            if kill:
+                process.kill()
+            elif process.stdin is not None:
+                process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()
+        self._cpu_clock.watch(None)
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _expire_when_idle(self) -> None:
+        if self._process is None or self._config.keep_warm:
+            return
+        loop = asyncio.get_running_loop()
+        self._idle = loop.call_later(self._config.idle_exit_s, self._close_idle)
+
+    def _close_idle(self) -> None:
+        log.info("the trainer was idle for %.0f s and ends", self._config.idle_exit_s)
+        self._reaper = asyncio.get_running_loop().create_task(self.stop())
+
+
+def _death(returncode: int | None) -> str:
+    if returncode is not None and returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = "; the kernel kills for memory: a smaller batch_size or size may help" if name == "SIGKILL" else ""
+        return f"the trainer was ended by {name}{hint}"
+    return f"the trainer ended with exit code {returncode} in the middle of its work; its messages are in this log"

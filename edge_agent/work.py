@@ -1,0 +1,160 @@
+"""Carries out one order: fetch what it needs, do it, and say what came of it and what it cost. No torch, no MQTT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from edge_agent import bundle
+from edge_agent.ledger import Ledger, Window
+from edge_agent.trainer.protocol import EvaluateDone, Span, Step, TrainDone, Work, WorkFailed
+from edge_agent.trainer_process import TrainerProcess
+from models.link.transfer import BlobUnavailable
+from models.wire.blobstore import BlobStore, BlobStoreError
+from models.wire.chunks import BlobError, make_ref
+from models.wire.messages import (
+    BlobRef,
+    DeployOrder,
+    DeployReport,
+    EnergyState,
+    EvaluateOrder,
+    EvaluateReport,
+    OrderFailed,
+    OrderKey,
+    Phase,
+    Progress,
+    TrainOrder,
+    TrainReport,
+)
+
+log = logging.getLogger(__name__)
+Order = TrainOrder | EvaluateOrder | DeployOrder
+Answer = TrainReport | EvaluateReport | DeployReport | OrderFailed
+Tell = Callable[[OrderKey, Step], None]
+
+
+class Fetch(Protocol):
+    """Brings a blob into the store within `timeout_s`: where it is, and the bytes that took. Raises BlobUnavailable."""
+
+    def __call__(self, ref: BlobRef, timeout_s: float) -> Awaitable[tuple[Path, int]]: ...
+
+
+class Worker:
+    """Does orders one after another; the caller sees to that."""
+
+    def __init__(
+        self, store: BlobStore, fetch: Fetch, trainer: TrainerProcess, ledger: Ledger, state_dir: Path, tell: Tell
+    ) -> None:
+        self._store, self._fetch, self._trainer = store, fetch, trainer
+        self._ledger, self._state_dir, self._tell = ledger, state_dir, tell
+
+    async def do(self, order: Order) -> Answer:
+        """The answer to an order. Whatever goes wrong with the order itself becomes an OrderFailed with the reason."""
+        self._ledger.begin(order.key.job)
+        try:
+            if isinstance(order, TrainOrder):
+                return await self._train(order)
+            if isinstance(order, EvaluateOrder):
+                return await self._evaluate(order)
+            return await self._deploy(order)
+        except (BlobUnavailable, BlobError, BlobStoreError, bundle.BundleError, OSError) as error:
+            log.warning("order %s failed: %s", _name(order.key), error)
+            return self._failed(order, str(error))
+
+    async def _train(self, order: TrainOrder) -> Answer:
+        base, fetched_bytes = await self._obtain(order.base, order.ttl_s)
+        output = self._state_dir / "update.tmp"
+        work = Work(order=order, base=str(base), output=str(output))
+        done = await self._run(order.key, work, "train")
+        if not isinstance(done, TrainDone):
+            return self._failed(order, _why(done), final=isinstance(done, WorkFailed) and done.final)
+        update = await asyncio.to_thread(self._keep, output)
+        return TrainReport(
+            key=order.key,
+            update=update,
+            samples=done.samples,
+            losses=done.losses,
+            affinity=done.affinity,
+            skipped=done.skipped,
+            skipped_total=done.skipped_total,
+            energy=self._ledger.take("communicate"),
+            bytes_up=update.size_bytes,
+            bytes_down=fetched_bytes,
+            train_s=done.train_s,
+        )
+
+    async def _evaluate(self, order: EvaluateOrder) -> Answer:
+        base, fetched_bytes = await self._obtain(order.base, order.ttl_s)
+        done = await self._run(order.key, Work(order=order, base=str(base), output=""), "evaluate")
+        if not isinstance(done, EvaluateDone):
+            return self._failed(order, _why(done), final=isinstance(done, WorkFailed) and done.final)
+        return EvaluateReport(
+            key=order.key,
+            samples=done.samples,
+            losses=done.losses,
+            skipped=done.skipped,
+            skipped_total=done.skipped_total,
+            energy=self._ledger.take("wait"),
+            bytes_up=0,
+            bytes_down=fetched_bytes,
+        )
+
+    async def _deploy(self, order: DeployOrder) -> Answer:
+        parts = [await self._obtain(ref, order.ttl_s) for ref in (order.manifest, *(f.blob for f in order.files))]
+        paths, fetched_bytes = [path for path, _ in parts], sum(size for _, size in parts)
+        self._ledger.switch("evaluate")
+        files = {file.name: path for file, path in zip(order.files, paths[1:], strict=True)}
+        installed = await asyncio.to_thread(bundle.install, files, paths[0], self._state_dir)
+        # The bundle's folder has its own copies now.
+        for ref in (order.manifest, *(f.blob for f in order.files)):
+            self._store.discard(ref.sha256)
+        return DeployReport(
+            key=order.key,
+            bundle_sha256=order.manifest.sha256,
+            onnx_max_abs_err=installed.verification.onnx_max_abs_err,
+            inference_ms=installed.verification.inference_ms,
+            energy=self._ledger.take("wait"),
+            bytes_up=0,
+            bytes_down=fetched_bytes,
+        )
+
+    async def _obtain(self, ref: BlobRef, timeout_s: float) -> tuple[Path, int]:
+        """Where a blob is and the bytes it took to fetch it (0 when it was here already)."""
+        self._ledger.switch("communicate")
+        return await self._fetch(ref, timeout_s)
+
+    async def _run(self, key: OrderKey, work: Work, phase: Phase) -> TrainDone | EvaluateDone | WorkFailed:
+        self._ledger.switch(phase)
+        done = await self._trainer.run(work, lambda step: self._tell(key, step))
+        self._ledger.switch("communicate", _windows(done.spans))
+        return done
+
+    def _keep(self, output: Path) -> BlobRef:
+        ref = make_ref(output)
+        self._store.put_file(output)
+        output.unlink()
+        return ref
+
+    def _failed(self, order: Order, reason: str, final: bool = False) -> OrderFailed:
+        return OrderFailed(key=order.key, reason=reason[:1000], final=final, energy=self._ledger.take("wait"))
+
+
+def progress(key: OrderKey, step: Step, power_w: float | None, power_state: EnergyState) -> Progress:
+    """What people are told about an order under way."""
+    state: EnergyState = power_state if power_w is not None else "missing"
+    return Progress(key, step.phase, step.done, step.total, power_w, state)
+
+
+def _windows(spans: Sequence[Span]) -> list[Window]:
+    return [Window(span.phase, span.start_s, span.end_s, span.cpu_s) for span in spans]
+
+
+def _why(done: TrainDone | EvaluateDone | WorkFailed) -> str:
+    return done.reason if isinstance(done, WorkFailed) else f"the trainer answered with a {type(done).__name__}"
+
+
+def _name(key: OrderKey) -> str:
+    return f"{key.job}/{key.split}/{key.kind} round {key.round} attempt {key.attempt}"

@@ -1,0 +1,75 @@
+"""`mas agent run|status|infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from tools.cli.errors import fail, failing_on, load_config
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """The device: it trains on its own data, installs bundles and runs them."""
+
+
+@app.command()
+def run(
+    config: Path = typer.Option(..., "--config", "-c", help="Settings (TOML); see systemd/agent.toml."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every order."),
+) -> None:
+    """Run the agent until SIGTERM or Ctrl-C."""
+    from edge_agent.config import AgentConfig
+
+    settings = load_config(config, AgentConfig)
+    from edge_agent.daemon import main as serve
+
+    raise typer.Exit(serve(settings, verbose))
+
+
+@app.command()
+def status(
+    config: Path = typer.Option(..., "--config", "-c", help="The agent's settings (TOML)."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Show what the agent on this machine is doing: its connection, order, meter and bundles."""
+    from edge_agent.config import AgentConfig
+    from edge_agent.status import describe, read_status
+
+    settings = load_config(config, AgentConfig)
+    found = read_status(Path(settings.state_dir))
+    if found is None:
+        raise fail(f"no agent has run with {settings.state_dir} yet; start it with `mas agent run --config {config}`")
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        typer.echo(describe(found))
+
+
+@app.command()
+def infer(
+    image: Path = typer.Argument(..., help="A picture of any size."),
+    state_dir: Path = typer.Option(None, "--state-dir", help="The agent's state_dir; its active bundles are used."),
+    bundle: Path = typer.Option(None, "--bundle", help="One bundle's folder instead."),
+    out: Path = typer.Option(Path(), "--out", "-o", help="Folder for the predictions, one .npy and .png a task."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Predict every task of a picture with the bundles that are active on this device (onnxruntime, no torch)."""
+    if (state_dir is None) == (bundle is None):
+        raise fail("give either --state-dir or --bundle", 2)
+    import json
+
+    from edge_agent.bundle import BundleError, active_bundles
+    from tools.infer import PictureError, infer_picture
+
+    with failing_on(BundleError, PictureError, OSError):
+        folders = [bundle] if bundle is not None else [found.path for found in active_bundles(state_dir)]
+        if not folders:
+            raise fail(f"no bundle is active under {state_dir}; one is installed when a job is deployed")
+        written = infer_picture(image, folders, out)
+    typer.echo(json.dumps(written) if as_json else "\n".join(f"{row['task']}: {row['file']}" for row in written))

@@ -1,0 +1,190 @@
+"""`mas job submit|list|show|watch|cancel`: talks to the aggregator over the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from tools.cli.errors import fail, load_config
+
+app = typer.Typer(no_args_is_help=True)
+T = TypeVar("T")
+BROKER = typer.Option("mqtt://127.0.0.1:1883", "--broker", "-b", envvar="MAS_BROKER", help="URL of the broker.")
+FLEET = typer.Option("lab", "--fleet", envvar="MAS_FLEET", help="Name of the fleet.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+@app.callback()
+def main() -> None:
+    """Submit jobs to an aggregator and follow them."""
+
+
+@app.command()
+def submit(
+    spec: Path = typer.Argument(..., help="The job (TOML); see docs/architecture.md."),
+    broker: str = BROKER,
+    fleet: str = FLEET,
+    watch_it: bool = typer.Option(False, "--watch", help="Follow the job until it ends."),
+) -> None:
+    """Start a job and print its identifier."""
+    from models.tasks import UnknownTasksError, parse_tasks
+    from models.wire.job import JobSpec
+
+    wanted = load_config(spec, JobSpec)
+    try:
+        import msgspec
+
+        wanted = msgspec.structs.replace(wanted, tasks=parse_tasks(wanted.tasks))
+    except UnknownTasksError as error:
+        raise fail("\n".join(error.faults), 2) from error
+
+    async def work() -> str:
+        from tools.client import FleetClient
+
+        async with FleetClient(broker, fleet) as client:
+            job = await client.submit(wanted)
+            typer.echo(job)
+            if watch_it:
+                return await _follow(client, job)
+            return "submitted"
+
+    _end(_run(work()))
+
+
+@app.command("list")
+def list_jobs(broker: str = BROKER, fleet: str = FLEET, as_json: bool = JSON) -> None:
+    """Show every job the aggregator knows."""
+
+    async def work() -> list[Any]:
+        from tools.client import FleetClient
+
+        async with FleetClient(broker, fleet) as client:
+            return await client.statuses()
+
+    found = sorted(_run(work()), key=lambda status: status.job)
+    if as_json:
+        _echo_json(found)
+        return
+    if not found:
+        typer.echo("no job is known; submit one with `mas job submit SPEC.toml`", err=True)
+    for status in found:
+        typer.echo(_line(status))
+
+
+@app.command()
+def show(
+    job: str = typer.Argument(..., help="The job's identifier."),
+    broker: str = BROKER,
+    fleet: str = FLEET,
+    as_json: bool = JSON,
+) -> None:
+    """Show one job: splits, losses, energy, bundles. With --json its whole record."""
+
+    async def work() -> dict[str, Any]:
+        from tools.client import FleetClient
+
+        async with FleetClient(broker, fleet) as client:
+            return await client.record(job)
+
+    record = _run(work())
+    if as_json:
+        _echo_json(record)
+    else:
+        from tools.job_text import describe
+
+        typer.echo(describe(record))
+
+
+@app.command()
+def watch(
+    job: str = typer.Argument(..., help="The job's identifier."),
+    broker: str = BROKER,
+    fleet: str = FLEET,
+) -> None:
+    """Follow a job until it ends; exit code 0 when it was deployed."""
+
+    async def work() -> str:
+        from tools.client import FleetClient
+
+        async with FleetClient(broker, fleet) as client:
+            return await _follow(client, job)
+
+    _end(_run(work()))
+
+
+@app.command()
+def cancel(
+    job: str = typer.Argument(..., help="The job's identifier."),
+    broker: str = BROKER,
+    fleet: str = FLEET,
+) -> None:
+    """End a job; agents stop at once."""
+
+    async def work() -> None:
+        from tools.client import FleetClient
+
+        async with FleetClient(broker, fleet) as client:
+            await client.cancel(job)
+
+    _run(work())
+    typer.echo(f"{job} is cancelled")
+
+
+async def _follow(client: Any, job: str) -> str:
+    """Print a line whenever the job's status changes; its last state."""
+    from models.wire.messages import JobStatus
+    from tools.client import FleetError
+
+    await client.watch(client.topics.job_status(job))
+    news = client.follow()
+    last = ""
+    while True:
+        try:
+            # The status is retained: no answer at all means that there is no such job.
+            _, status = await (asyncio.wait_for(news.__anext__(), 10) if not last else news.__anext__())
+        except asyncio.TimeoutError:
+            raise FleetError(f"no job {job} is known in this fleet; `mas job list` shows those that are") from None
+        if not isinstance(status, JobStatus) or status.job != job:
+            continue
+        line = _line(status)
+        if line != last:
+            typer.echo(line)
+            last = line
+        if status.state in ("deployed", "failed", "cancelled"):
+            return status.state
+
+
+def _line(status: Any) -> str:
+    splits = "  ".join(
+        f"{split.split}[{','.join(split.tasks)}] round {split.round}/{split.last_round + 1}" for split in status.splits
+    )
+    loss = "" if status.total_loss is None else f"  total loss {status.total_loss:.3f}"
+    energy = "  energy unknown" if status.energy_j is None else f"  {status.energy_j:.0f} J {status.energy_state}"
+    reason = f"  ({status.reason})" if status.reason else ""
+    return f"{status.job}  {status.state}{reason}  {splits}{loss}{energy}"
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    from models.link.base import LinkError
+    from models.link.transfer import BlobUnavailable
+    from tools.client import FleetError
+
+    try:
+        return asyncio.run(work)
+    except (FleetError, LinkError, BlobUnavailable) as error:
+        raise fail(str(error)) from error
+
+
+def _end(state: str) -> None:
+    if state in ("failed", "cancelled"):
+        raise typer.Exit(1)
+
+
+def _echo_json(value: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.encode(value).decode())

@@ -1,0 +1,49 @@
+"""The `mas` command: every sub-command in a file of its own, heavy imports inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import typer
+
+from tools.cli import agent, aggregator, bench, data, demo, job
+from tools.cli.split import split_command
+
+app = typer.Typer(
+    name="mas",
+    help="Train many federated tasks at once with Merge-and-Split, and see what it costs in joules.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(agent.app, name="agent", help="The device: train, evaluate, install bundles, infer.")
+app.add_typer(aggregator.app, name="aggregator", help="The lab server.")
+app.add_typer(job.app, name="job", help="Submit and follow jobs.")
+app.add_typer(data.app, name="data", help="Make and check datasets.")
+app.command("demo")(demo.demo_command)
+app.command("split")(split_command)
+app.command("bench")(bench.bench_command)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mas-edge {version('mas-edge')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Federated multi-task training on edge devices."""
+
+
+def run() -> None:
+    """Entry point of the `mas` script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)

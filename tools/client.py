@@ -1,0 +1,156 @@
+"""A client of the fleet: submits jobs, cancels them, fetches records, and follows what happens. Used by `mas job` and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from models.link.base import Received
+from models.link.mqtt import MqttLink
+from models.link.transfer import BlobExchange, Route
+from models.wire.blobstore import BlobStore
+from models.wire.codec import WireError, decode, encode
+from models.wire.job import JobSpec
+from models.wire.messages import (
+    CancelJob,
+    JobAccepted,
+    JobRecord,
+    JobStatus,
+    Message,
+    RequestRefused,
+    ShowJob,
+    SubmitJob,
+)
+from models.wire.topics import Address, TopicError, Topics
+
+_ANSWER_S = 30.0
+
+
+class FleetError(Exception):
+    """The fleet does not answer, or refuses; the message says why and what to do."""
+
+
+class FleetClient:
+    """Async context manager around one connection. `follow` yields what subscribed topics bring."""
+
+    def __init__(self, broker: str, fleet: str) -> None:
+        self.topics = Topics(fleet)
+        self._broker = broker
+        self._name = f"client-{secrets.token_hex(6)}"
+        self._link = MqttLink(broker, f"mas-{self._name}", session_expiry_s=0)
+        self._folder = tempfile.TemporaryDirectory(prefix="mas-client-")
+        self._store = BlobStore(Path(self._folder.name))
+        self._exchange = BlobExchange(self._link, self._store)
+        self._answers: dict[str, asyncio.Future[Message]] = {}
+        self._news: asyncio.Queue[tuple[Address, Message]] = asyncio.Queue(maxsize=4096)
+        self._reader: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> FleetClient:
+        await self._link.subscribe(self.topics.replies(self._name))
+        await self._link.__aenter__()
+        self._reader = asyncio.create_task(self._read())
+        try:
+            await self._link.wait_connected(_ANSWER_S)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        await self._exchange.close()
+        await self._link.close()
+        self._folder.cleanup()
+
+    async def watch(self, *filters: str) -> None:
+        """Subscribe to more; what they bring comes out of `follow`."""
+        await self._link.subscribe(*filters)
+
+    async def submit(self, spec: JobSpec) -> str:
+        """Start a job; its identifier. Raises FleetError with every reason when it is refused."""
+        answer = await self._ask(SubmitJob(self._request(), spec))
+        assert isinstance(answer, JobAccepted)
+        return answer.job
+
+    async def cancel(self, job: str) -> None:
+        """End a job. Raises FleetError."""
+        await self._ask(CancelJob(self._request(), job))
+
+    async def record(self, job: str) -> dict[str, Any]:
+        """A job's whole record (`aggregator.record.Record` as JSON). Raises FleetError, BlobUnavailable."""
+        answer = await self._ask(ShowJob(self._request(), job))
+        assert isinstance(answer, JobRecord)
+        route = Route.client_from_aggregator(self.topics, self._name, answer.record.sha256)
+        path = await self._exchange.fetch(answer.record, route, _ANSWER_S)
+        found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        return found
+
+    async def follow(self) -> AsyncIterator[tuple[Address, Message]]:
+        """Messages of the watched topics, as they come."""
+        while True:
+            yield await self._news.get()
+
+    async def statuses(self, settle_s: float = 1.0) -> list[JobStatus]:
+        """Every job's retained status: what arrives within `settle_s`."""
+        await self.watch(self.topics.job_status_filter())
+        found: dict[str, JobStatus] = {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + settle_s
+        while (left_s := deadline - loop.time()) > 0:
+            try:
+                _, message = await asyncio.wait_for(self._news.get(), left_s)
+            except asyncio.TimeoutError:
+                break
+            if isinstance(message, JobStatus):
+                found[message.job] = message
+        return list(found.values())
+
+    def _request(self) -> str:
+        return secrets.token_hex(8)
+
+    async def _ask(self, message: SubmitJob | CancelJob | ShowJob) -> Message:
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[message.request] = future
+        try:
+            await self._link.publish(self.topics.requests(self._name), encode(message), expiry_s=_ANSWER_S)
+            answer = await asyncio.wait_for(future, _ANSWER_S)
+        except asyncio.TimeoutError:
+            raise FleetError(
+                f"no aggregator of fleet {self.topics.fleet} answers at {self._broker}; is `mas aggregator run` up?"
+            ) from None
+        finally:
+            del self._answers[message.request]
+        if isinstance(answer, RequestRefused):
+            raise FleetError("refused:\n" + "\n".join(f"  - {reason}" for reason in answer.reasons))
+        return answer
+
+    async def _read(self) -> None:
+        async for received in self._link.messages():
+            try:
+                self._handle(received)
+            except (TopicError, WireError):
+                continue  # not for this client to judge; the aggregator counts and logs what is malformed
+
+    def _handle(self, received: Received) -> None:
+        address = self.topics.parse(received.topic)
+        if not received.payload:
+            return
+        message = decode(received.payload, address.kind)
+        if self._exchange.handle(address, message):
+            return
+        future = self._answers.get(getattr(message, "request", ""))
+        if future is not None and not future.done():
+            future.set_result(message)
+        elif not self._news.full():
+            self._news.put_nowait((address, message))

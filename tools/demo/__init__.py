@@ -1,0 +1,1 @@
+"""`mas demo`: a whole fleet on one machine, three schemes side by side, and a report."""

@@ -1,0 +1,77 @@
+"""What the demo runs: who holds which buildings, and one job per scheme with the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.wire.job import JobSpec, TrainSettings
+
+#: In the order they run; MAS last, so that its report can say how it compares.
+SCHEMES = ("one-by-one", "all-in-one", "mas")
+#: The rendered rooms that come with the package.
+PACK = Path(__file__).parent / "pack"
+
+
+class PlanError(ValueError):
+    """A demo that cannot be run as asked; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPlan:
+    """One agent and the buildings it holds."""
+
+    agent: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What a user may change from the command line."""
+
+    tasks: tuple[str, ...]
+    agents: int
+    rounds: int
+    max_splits: int
+    seed: int
+    size: int
+
+
+def deal(train: Sequence[str], test: Sequence[str], agents: int) -> list[AgentPlan]:
+    """Buildings to agents, round robin; the test buildings go to the last agents, which hold the fewest others.
+
+    Raises PlanError when there are more agents than training buildings, or nothing to test on.
+    """
+    if not 1 <= agents <= len(train):
+        raise PlanError(f"{agents} agents cannot share {len(train)} training buildings; use --agents 1 to {len(train)}")
+    if not test:
+        raise PlanError("the dataset names no test buildings, so no loss could be measured on unseen ones")
+    plans = []
+    for index in range(agents):
+        held_out = tuple(test[agents - 1 - index :: agents])
+        plans.append(AgentPlan(f"agent-{index + 1}", tuple(train[index::agents]), held_out))
+    return plans
+
+
+def job_spec(scheme: str, settings: DemoSettings) -> JobSpec:
+    """The job of one scheme; all schemes share every setting."""
+    clients = max(1, settings.agents // 2)
+    merge_rounds = max(1, round(settings.rounds * 0.3))
+    return JobSpec(
+        name=scheme,
+        tasks=settings.tasks,
+        scheme=scheme,
+        size=settings.size,
+        seed=settings.seed,
+        rounds=settings.rounds,
+        merge_rounds=merge_rounds,
+        affinity_rounds=merge_rounds,
+        clients_per_round=clients,
+        max_splits=settings.max_splits,
+        probe_every=2,
+        eval_every=max(1, settings.rounds // 5),
+        deadline_s=120.0,
+        train=TrainSettings(epochs=1, batch_size=16, lr=0.1),
+    )
