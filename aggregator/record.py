@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
-from aggregator.affinity import Matrix
-from aggregator.coordinator.state import JobPhase, RoundRecord
+from aggregator.affinity import Matrix, mean_affinity
+from aggregator.coordinator.state import Job, JobPhase, RoundRecord, Split
 from aggregator.schemes.base import Decision
+from models.energy import EnergySummary, EnergyTotal, merge_energy, summarise_energy
 from models.wire.job import JobSpec
-from models.wire.messages import EnergyState
+from models.wire.messages import Capabilities, EnergyState, JobStatus, SplitStatus
 
 
 class AgentRecord(msgspec.Struct, frozen=True):
@@ -110,3 +113,190 @@ class Record(msgspec.Struct, frozen=True):
     deploy_failures: tuple[DeployFailure, ...]
     skipped: tuple[str, ...]
     skipped_total: int
+
+
+def build_record(job: Job, now_s: float) -> Record:
+    """The record of `job` as it stands; a job not yet ended has lasted until `now_s`."""
+    final = {split.split for split in job.final_splits} if _splits_are_final(job) else set()
+    losses = final_losses(job)
+    energy = total_energy_of(job)
+    return Record(
+        job=job.job,
+        spec=job.spec,
+        state=job.state,
+        reason=job.reason,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        wall_s=(job.finished_at if job.finished_at is not None else now_s) - job.started_at,
+        agents=tuple(_agent(name, job.agents[name]) for name in sorted(job.agents)),
+        splits=tuple(_split(split, split.split in final) for split in job.splits.values()),
+        affinity=_affinity(job),
+        decision=job.decision,
+        losses=losses,
+        total_loss=_total(job, losses),
+        energy=_energy(job),
+        energy_j=energy.energy_j,
+        energy_state=energy.state,
+        energy_reason=energy.reason,
+        energy_by_phase=_energy_by_phase(job),
+        bytes_up=job.spent.bytes_up,
+        bytes_down=job.spent.bytes_down,
+        train_s=job.spent.train_s,
+        bundles=tuple(_bundles(job)),
+        deploy_failures=tuple(
+            DeployFailure(entry.agent, entry.split, entry.reason)
+            for entry in job.deployments.values()
+            if entry.state == "failed"
+        ),
+        skipped=job.spent.skipped,
+        skipped_total=sum(job.spent.skipped_by.values()),
+    )
+
+
+def job_status(job: Job, now_s: float) -> JobStatus:
+    """The short form of a job that is published whenever it changes."""
+    energy = total_energy_of(job)
+    latest = latest_losses(job)
+    waiting = "; ".join(f"{split.split} waits: {split.waiting}" for split in job.splits.values() if split.waiting)
+    return JobStatus(
+        job=job.job,
+        spec=job.spec,
+        state=job.state,
+        reason=(job.reason or waiting)[:1000],
+        splits=tuple(_split_status(split) for split in job.splits.values()),
+        total_loss=_total(job, latest),
+        energy_j=energy.energy_j,
+        energy_state=energy.state,
+        deployed=len({entry.agent for entry in job.deployments.values() if entry.state == "active"}),
+        updated_at=now_s,
+    )
+
+
+def final_losses(job: Job) -> dict[str, float]:
+    """Held-out means of the deployed models by task, in the job's order; empty until they are all evaluated."""
+    if not _splits_are_final(job) or any(not split.history for split in job.final_splits):
+        return {}
+    found = {task: loss for split in job.final_splits for task, loss in split.history[-1].test_losses.items()}
+    return {task: found[task] for task in job.spec.tasks if task in found}
+
+
+def latest_losses(job: Job) -> dict[str, float]:
+    """The newest held-out mean of every task that has one, in the job's order."""
+    newest: dict[str, float] = {}
+    for split in sorted(job.splits.values(), key=lambda split: split.stage):
+        for done in split.history:
+            newest.update(done.test_losses)
+    return {task: newest[task] for task in job.spec.tasks if task in newest}
+
+
+def total_energy_of(job: Job) -> EnergySummary:
+    """The job's joules over all splits, phases and devices; partial where an order was never accounted for."""
+    total = EnergyTotal()
+    for phases in job.spent.energy.values():
+        for part in phases.values():
+            total = merge_energy(total, part)
+    return _with_unanswered(job, summarise_energy(total))
+
+
+def _with_unanswered(job: Job, summary: EnergySummary) -> EnergySummary:
+    count = len(job.spent.unanswered)
+    if not count:
+        return summary
+    lacking = f"{count} orders were never accounted for"
+    return msgspec.structs.replace(
+        summary,
+        state="partial" if summary.energy_j is not None else "missing",
+        reason="; ".join(part for part in (summary.reason, lacking) if part),
+    )
+
+
+def _splits_are_final(job: Job) -> bool:
+    """Whether the present stage is the last: the rounds of its splits end the job."""
+    splits = job.final_splits
+    return bool(splits) and all(split.last_round == job.spec.rounds - 1 for split in splits)
+
+
+def _total(job: Job, losses: dict[str, float]) -> float | None:
+    return sum(losses.values()) if losses and set(losses) == set(job.spec.tasks) else None
+
+
+def _agent(name: str, capabilities: Capabilities) -> AgentRecord:
+    return AgentRecord(
+        agent=name,
+        train_samples=capabilities.train_samples,
+        test_samples=capabilities.test_samples,
+        energy_source=capabilities.energy_source,
+        energy_state=capabilities.energy_state,
+    )
+
+
+def _split(split: Split, final: bool) -> SplitRecord:
+    return SplitRecord(
+        split=split.split,
+        tasks=split.tasks,
+        parent=split.parent,
+        first_round=split.first_round,
+        last_round=split.last_round,
+        final=final,
+        model_sha256=split.model_sha256,
+        rounds=split.history,
+    )
+
+
+def _affinity(job: Job) -> AffinityRecord | None:
+    total = job.affinity
+    if total is None or total.batches == 0:
+        return None
+    return AffinityRecord(total.tasks, mean_affinity(total), total.batches, len(total.rounds))
+
+
+def _energy(job: Job) -> tuple[EnergyRecord, ...]:
+    rows = []
+    for split, phases in job.spent.energy.items():
+        for phase, total in phases.items():
+            said = summarise_energy(total)
+            rows.append(
+                EnergyRecord(
+                    split=split,
+                    phase=phase,
+                    energy_j=said.energy_j,
+                    state=said.state,
+                    duration_s=said.duration_s,
+                    cpu_s=said.cpu_s,
+                    source=said.source,
+                    scope=said.scope,
+                    reason=said.reason,
+                )
+            )
+    return tuple(rows)
+
+
+def _energy_by_phase(job: Job) -> dict[str, PhaseJoules]:
+    totals: dict[str, EnergyTotal] = {}
+    for phases in job.spent.energy.values():
+        for phase, total in phases.items():
+            totals[phase] = merge_energy(totals.get(phase, EnergyTotal()), total)
+    said = {phase: summarise_energy(total) for phase, total in totals.items()}
+    return {phase: PhaseJoules(summary.energy_j, summary.state) for phase, summary in said.items()}
+
+
+def _bundles(job: Job) -> Iterator[BundleRecord]:
+    for entry in job.deployments.values():
+        if entry.state == "active" and entry.onnx_max_abs_err is not None and entry.inference_ms is not None:
+            yield BundleRecord(
+                entry.agent, entry.split, entry.manifest_sha256, entry.onnx_max_abs_err, entry.inference_ms
+            )
+
+
+def _split_status(split: Split) -> SplitStatus:
+    done = split.history[-1] if split.history else None
+    tested = next((entry.test_losses for entry in reversed(split.history) if entry.test_losses), {})
+    return SplitStatus(
+        split=split.split,
+        tasks=split.tasks,
+        round=split.round,
+        first_round=split.first_round,
+        last_round=split.last_round,
+        train_loss=sum(done.train_losses.values()) if done else None,
+        test_losses=tested,
+    )

@@ -1,0 +1,171 @@
+"""FedAvg (McMahan et al., AISTATS 2017) as a running sum: new = base + sum_i(w_i * delta_i) / sum_i(w_i).
+
+Only the sum and a few waiting updates are in memory, however many clients report. Every entry of the state is treated
+alike, BatchNorm's running mean and variance included; a convex combination keeps a variance positive.
+
+Each element is summed in float32 and in the order of `add`, whatever the block size, the number of threads or the
+moment of folding. So the same updates in the same order have the same bits as their result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+State = dict[str, Floats]
+
+#: Elements of one block: its part of the sum stays in cache while the waiting updates are added to it.
+BLOCK = 2**18
+#: Updates are added several at a time, because reading and writing the sum costs twice what reading an update does.
+WAITING_UPDATES = 4
+#: Few updates wait when they are large.
+WAITING_BYTES = 256 * 2**20
+
+
+class ZeroWeightError(ValueError):
+    """No update, or none with any samples, was added: there is nothing to average."""
+
+
+class _Block(NamedTuple):
+    name: str
+    start: int
+    stop: int
+
+
+class RunningAverage:
+    """Weighted mean of updates to one base model.
+
+    `base` maps names to float32 arrays and is never changed. `workers` threads share the blocks (numpy releases the
+    interpreter's lock). Not thread-safe: one caller at a time.
+    """
+
+    def __init__(self, base: Mapping[str, Floats], workers: int = 1) -> None:
+        self._base = {name: np.ascontiguousarray(array, np.float32) for name, array in base.items()}
+        self._sums = {name: np.zeros(array.size, np.float32) for name, array in self._base.items()}
+        self._waiting: list[tuple[State, np.float32]] = []
+        self._workers = workers
+        self._bytes = sum(array.nbytes for array in self._sums.values())
+        self._blocks = [
+            _Block(name, start, min(start + BLOCK, array.size))
+            for name, array in self._sums.items()
+            for start in range(0, array.size, BLOCK)
+        ]
+        self.weight = 0.0
+        self.updates = 0
+
+    def add(self, delta: Mapping[str, Floats], weight: float) -> None:
+        """Add one update; its arrays must not be changed afterwards. Raises ValueError if it is not like the base."""
+        faults = self._faults(delta, weight)
+        if faults:
+            raise ValueError("; ".join(faults))
+        flat = {name: np.ascontiguousarray(delta[name]).reshape(-1) for name in self._base}
+        self._waiting.append((flat, np.float32(weight)))
+        self.weight += weight
+        self.updates += 1
+        if len(self._waiting) >= WAITING_UPDATES or len(self._waiting) * self._bytes >= WAITING_BYTES:
+            self._fold()
+
+    def _faults(self, delta: Mapping[str, Floats], weight: float) -> list[str]:
+        faults = [] if math.isfinite(weight) and weight >= 0 else [f"weight {weight} is not a number of samples"]
+        faults += [f"{name} is missing from the update" for name in self._base if name not in delta]
+        faults += [f"{name} is not in the model" for name in delta if name not in self._base]
+        for name, array in self._base.items():
+            if name in delta and (delta[name].shape != array.shape or delta[name].dtype != np.float32):
+                given = f"{delta[name].dtype}{list(delta[name].shape)}"
+                faults.append(f"{name} is {given}, expected float32{list(array.shape)}")
+        return faults
+
+    def _fold(self) -> None:
+        if self._workers == 1:
+            self._fold_blocks(self._blocks)
+        else:
+            share = math.ceil(len(self._blocks) / self._workers)
+            parts = [self._blocks[start : start + share] for start in range(0, len(self._blocks), max(1, share))]
+            with ThreadPoolExecutor(self._workers) as pool:
+                list(pool.map(self._fold_blocks, parts))
+        self._waiting.clear()
+
+    def _fold_blocks(self, blocks: list[_Block]) -> None:
+        scratch = np.empty(max((block.stop - block.start for block in blocks), default=0), np.float32)
+        for name, start, stop in blocks:
+            total, scaled = self._sums[name][start:stop], scratch[: stop - start]
+            for delta, weight in self._waiting:
+                np.multiply(delta[name][start:stop], weight, out=scaled)
+                np.add(total, scaled, out=total)
+
+    def result(self) -> State:
+        """The averaged model; raises ZeroWeightError if the weights sum to zero."""
+        if self.weight <= 0:
+            raise ZeroWeightError(f"{self.updates} updates weigh nothing together: no samples to average over")
+        self._fold()
+        scale = np.float32(self.weight)
+        averaged: State = {}
+        for name, array in self._base.items():
+            change = (self._sums[name] / scale).reshape(array.shape)
+            averaged[name] = np.add(change, array, out=change)
+        return averaged
+
+
+class AveragingSpeed(NamedTuple):
+    """Bytes of updates averaged each second beside bytes merely read, by the same number of threads in the same run."""
+
+    average_bytes_per_s: float
+    read_bytes_per_s: float
+    workers: int
+
+    @property
+    def share(self) -> float:
+        """Averaging as a share of reading."""
+        return self.average_bytes_per_s / self.read_bytes_per_s
+
+
+def bench_averaging(
+    model_bytes: int = 16 * 2**20, updates: int = 16, workers: int = 0, repeats: int = 5
+) -> AveragingSpeed:
+    """Measure `RunningAverage` against `np.sum` over the same updates, turn by turn; the best of `repeats` counts.
+
+    The model is a vector of `model_bytes`; `workers` 0 means one thread per core.
+    """
+    threads = workers or os.cpu_count() or 1
+    generator = np.random.default_rng(0)
+    base = {"weights": np.zeros(model_bytes // 4, np.float32)}
+    deltas = [{"weights": generator.standard_normal(model_bytes // 4, np.float32)} for _ in range(updates)]
+    read_s, average_s = math.inf, math.inf
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(repeats):
+            read_s = min(read_s, _timed(partial(_read, pool, threads, deltas)))
+            average_s = min(average_s, _timed(partial(_average, RunningAverage(base, threads), deltas)))
+    total = model_bytes * updates
+    return AveragingSpeed(total / average_s, total / read_s, threads)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _read(pool: ThreadPoolExecutor, threads: int, deltas: list[State]) -> None:
+    """Sum every update, a share of each by each thread."""
+
+    def read(part: int) -> None:
+        for delta in deltas:
+            vector = delta["weights"]
+            vector[part * len(vector) // threads : (part + 1) * len(vector) // threads].sum()
+
+    list(pool.map(read, range(threads)))
+
+
+def _average(running: RunningAverage, deltas: list[State]) -> None:
+    for delta in deltas:
+        running.add(delta, 3.0)
+    running.result()
