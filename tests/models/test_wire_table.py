@@ -1,0 +1,232 @@
+"""One row for each message of the protocol, and what must hold for every one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from models.wire import messages
+from models.wire.codec import BELONGS, SIZE_LIMITS, Foreign, Malformed, Oversized, WrongVersion, decode, encode
+from models.wire.job import JobSpec, TrainSettings
+from models.wire.messages import (
+    AffinitySums,
+    BlobAck,
+    BlobRef,
+    BlobWant,
+    BundleFile,
+    CancelJob,
+    CancelOrder,
+    Capabilities,
+    Chunk,
+    DeployOrder,
+    DeployReport,
+    EvaluateOrder,
+    EvaluateReport,
+    JobAccepted,
+    JobRecord,
+    JobStatus,
+    Message,
+    OrderFailed,
+    OrderKey,
+    PhaseEnergy,
+    Presence,
+    Progress,
+    Refused,
+    RequestRefused,
+    ShowJob,
+    SplitStatus,
+    SubmitJob,
+    TaskLoss,
+    TrainOrder,
+    TrainReport,
+)
+from models.wire.topics import Kind
+
+SHA = "ab" * 32
+REF = BlobRef(SHA, 1500, 1024, (b"\x01" * 32, b"\x02" * 32))
+KEY = OrderKey("demo", "split-0", 3, "pi-1", 1, "train")
+ENERGY = (PhaseEnergy("train", 2.5, 2.0, 11.25, "measured", "ina3221", "board"),)
+LOSSES = (TaskLoss("normal", 3.5, 7), TaskLoss("edge_texture", 0.25, 7))
+SPEC = JobSpec("demo", ("normal", "edge_texture"))
+
+#: Message, and a kind of topic it belongs to. The golden bytes of each are in test_wire_table.json.
+ROWS: tuple[tuple[Message, Kind], ...] = (
+    (BlobWant(SHA, ((0, 2), (5, 6))), "orders"),
+    (BlobAck(SHA), "reports"),
+    (Chunk(SHA, 1, b"\x00\xffdata"), "download"),
+    (
+        Presence("pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32)),
+        "presence",
+    ),
+    (Progress(KEY, "train", 3, 10, 4.5, "estimated"), "reports"),
+    (
+        TrainReport(KEY, REF, 7, LOSSES, AffinitySums(2, ((0.0, 0.5), (-0.25, 0.0))), ("a.png",), 1, ENERGY, 1, 2, 2.5),
+        "reports",
+    ),
+    (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20), "reports"),
+    (DeployReport(KEY, SHA, 1e-6, 12.5, ENERGY, 10, 20), "reports"),
+    (OrderFailed(KEY, "out of memory", True, ENERGY), "reports"),
+    (TrainOrder(KEY, ("normal",), "pi", 64, REF, 5, TrainSettings(), 10, "fp16", 0.1, 600.0), "orders"),
+    (EvaluateOrder(KEY, ("normal",), "pi", 64, REF, 16, 0.1, 600.0), "orders"),
+    (DeployOrder(KEY, REF, (BundleFile("model.onnx", REF),), 600.0), "orders"),
+    (CancelOrder(KEY), "orders"),
+    (Refused("update holds NaN", KEY), "orders"),
+    (SubmitJob("r-1", SPEC), "requests"),
+    (CancelJob("r-2", "demo"), "requests"),
+    (ShowJob("r-3", "demo"), "requests"),
+    (JobAccepted("r-1", "demo"), "replies"),
+    (RequestRefused("r-1", ("no agents", "unknown task")), "replies"),
+    (JobRecord("r-3", "demo", REF), "replies"),
+    (
+        JobStatus(
+            "demo",
+            SPEC,
+            "continuing",
+            "",
+            (SplitStatus("split-0", ("normal",), 12, 9, 30, 0.5, {"normal": 0.75}),),
+            None,
+            33.0,
+            "partial",
+            0,
+            1.75e9,
+        ),
+        "job_status",
+    ),
+)
+GOLDEN: dict[str, str] = json.loads(Path(__file__).with_suffix(".json").read_text())
+NAMES = [type(message).__name__ for message, _ in ROWS]
+row = pytest.mark.parametrize("message, kind", ROWS, ids=NAMES)
+
+
+def fields(message: Message) -> dict[str, object]:
+    return msgspec.msgpack.decode(encode(message)[1:])
+
+
+def packed(raw: dict[str, object]) -> bytes:
+    return b"\x01" + msgspec.msgpack.encode(raw)
+
+
+def test_no_message_is_without_a_row_and_a_topic() -> None:
+    every = {each.__name__ for each in vars(messages).values() if isinstance(each, type) and issubclass(each, Message)}
+    assert set(NAMES) == every - {"Message"}
+    assert {each.__name__ for allowed in BELONGS.values() for each in allowed} == every - {"Message"}
+    assert set(GOLDEN) == set(NAMES)
+
+
+@row
+def test_round_trip(message: Message, kind: Kind) -> None:
+    assert decode(encode(message), kind) == message
+
+
+@row
+def test_golden_bytes(message: Message, kind: Kind) -> None:
+    """Peers in the field speak these bytes: a change here is a new protocol version."""
+    assert encode(message).hex() == GOLDEN[type(message).__name__]
+    assert decode(bytes.fromhex(GOLDEN[type(message).__name__]), kind) == message
+
+
+@row
+def test_every_strict_prefix_fails(message: Message, kind: Kind) -> None:
+    payload = encode(message)
+    for length in range(len(payload)):
+        with pytest.raises(Malformed):
+            decode(payload[:length], kind)
+
+
+@row
+def test_trailing_bytes_fail(message: Message, kind: Kind) -> None:
+    with pytest.raises(Malformed, match="trailing"):
+        decode(encode(message) + b"\x00", kind)
+
+
+@row
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_wrong_version(message: Message, kind: Kind, version: int) -> None:
+    with pytest.raises(WrongVersion, match=f"protocol {version},") as caught:
+        decode(bytes((version,)) + encode(message)[1:], kind)
+    assert caught.value.version == version
+
+
+@row
+def test_oversized(message: Message, kind: Kind) -> None:
+    payload = encode(message)
+    assert decode(payload, kind, limit_bytes=len(payload)) == message
+    with pytest.raises(Oversized) as caught:
+        decode(payload, kind, limit_bytes=len(payload) - 1)
+    assert (caught.value.size_bytes, caught.value.limit_bytes) == (len(payload), len(payload) - 1)
+    with pytest.raises(Oversized):
+        decode(payload + bytes(SIZE_LIMITS[kind]), kind)
+
+
+@row
+def test_unknown_field(message: Message, kind: Kind) -> None:
+    with pytest.raises(Malformed, match="surprise"):
+        decode(packed({**fields(message), "surprise": 1}), kind)
+
+
+@row
+def test_missing_field(message: Message, kind: Kind) -> None:
+    raw = fields(message)
+    required = next(name for name in raw if name != "type")
+    del raw[required]
+    with pytest.raises(Malformed, match=required):
+        decode(packed(raw), kind)
+
+
+@row
+def test_field_of_another_type(message: Message, kind: Kind) -> None:
+    raw = fields(message)
+    for name in raw:
+        with pytest.raises(Malformed):
+            decode(packed({**raw, name: {"neither": [0.5]}}), kind)
+
+
+@row
+def test_foreign_where_it_does_not_belong(message: Message, kind: Kind) -> None:
+    payload = encode(message)
+    for other, allowed in BELONGS.items():
+        if type(message) not in allowed:
+            with pytest.raises(Foreign, match=type(message).__name__):
+                decode(payload, other)
+        elif len(payload) <= SIZE_LIMITS[other]:
+            assert decode(payload, other) == message
+
+
+def test_a_type_that_does_not_exist() -> None:
+    with pytest.raises(Malformed, match="SelfDestruct"):
+        decode(packed({"type": "SelfDestruct"}), "orders")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": "AB" * 32},
+        {"sha256": "ab"},
+        {"index": -1},
+        {"index": 0.5},
+        {"data": "text"},
+    ],
+)
+def test_values_out_of_bounds(change: dict[str, object]) -> None:
+    with pytest.raises(Malformed):
+        decode(packed({**fields(Chunk(SHA, 1, b"x")), **change}), "download")
+
+
+def test_encoding_refuses_what_no_receiver_takes() -> None:
+    with pytest.raises(Oversized):
+        encode(Chunk(SHA, 0, bytes(SIZE_LIMITS["download"])))
+
+
+def test_the_largest_blob_fits_into_its_messages() -> None:
+    largest = BlobRef(SHA, 2048 * 131072, 131072, (b"\xff" * 32,) * 2048)
+    train = TrainOrder(KEY, ("normal",), "pi", 64, largest, 5, TrainSettings(), 10, "fp32", 0.1, 600.0)
+    assert decode(encode(train), "orders") == train
+    deploy = DeployOrder(KEY, largest, (BundleFile("a", largest), BundleFile("b", largest)), 600.0)
+    assert decode(encode(deploy), "orders") == deploy
+    every_other = BlobWant(SHA, tuple((index, index + 1) for index in range(0, 2048, 2)))
+    assert decode(encode(every_other), "requests") == every_other
+    chunk = Chunk(SHA, 2047, bytes(131072))
+    assert decode(encode(chunk), "download") == chunk
