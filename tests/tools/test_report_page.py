@@ -174,6 +174,18 @@ def test_a_failed_scheme_says_so_first() -> None:
     assert "No predictions were handed to this report" in shown
 
 
+def test_what_stopped_early_is_never_called_the_lowest() -> None:
+    records = runs.records()
+    records["all-in-one"] |= {"state": "failed", "reason": "no quorum"}
+    page = page_of(records)
+    row = re.search(r"Training time</th>(.*?)</tr>", page, re.DOTALL)
+    assert row is not None
+    figures = re.findall(r"<td( class=\"best\")?>([^<]*)", row[1])
+    assert [bool(best) for best, _ in figures] == [False, False, True]
+    assert figures[1][1] == words.duration(records["all-in-one"]["train_s"])
+    assert "all-in-one used" not in Page(page).words
+
+
 def test_rounds_without_evaluation_leave_no_chart() -> None:
     records = runs.records()
     for record in records.values():

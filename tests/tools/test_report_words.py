@@ -56,6 +56,17 @@ def test_states_that_differ_are_both_named() -> None:
     )
 
 
+def test_incomplete_sums_are_bounds() -> None:
+    assert headline(mas={"energy_state": "partial"}).startswith(
+        "MAS used at least 0.46 of one-by-one’s joules, though MAS’s are partly measured and one-by-one’s estimated."
+    )
+    assert "at most 0.46 of" in headline(one_by_one={"energy_state": "partial"})
+    both = schemes(mas={"energy_state": "partial"}, one_by_one={"energy_state": "partial"})
+    assert words.relative_text(both["mas"], both["one-by-one"]) == "≈ 0.46"
+    assert words.relative_text(both["all-in-one"], both["one-by-one"]) == "≤ 0.40"
+    assert words.relative_text(both["one-by-one"], both["one-by-one"]) == "1.00"
+
+
 def test_unknown_joules_fall_back_to_time() -> None:
     said = headline(one_by_one={"energy_state": "missing", "energy_j": None})
     assert said.startswith("No joules are known for one-by-one; MAS took 0.50 of one-by-one’s training time.")
@@ -116,8 +127,17 @@ def test_percentages_keep_two_digits_of_the_largest(largest: float, decimals: in
     assert words.percent_decimals([-largest, largest / 3]) == decimals
 
 
-def test_settings_are_one_line() -> None:
-    said = words.settings(runs.record("mas")["spec"])
-    assert "tasks segment_semantic+depth_zbuffer+normal+keypoints2d+edge_texture" in said
-    assert "momentum 0.9" in said
-    assert "{" not in said
+def test_settings_that_jobs_share_are_said_once() -> None:
+    specs = {name: record["spec"] for name, record in runs.records().items()}
+    specs["mas"]["max_splits"] = 3
+    specs["mas"]["train"]["lr"] = 0.05
+    (nobody, shared), *own = words.settings(specs)
+    assert nobody == ""
+    assert "tasks segment_semantic+depth_zbuffer+normal+keypoints2d+edge_texture" in shared
+    assert "momentum 0.9" in shared
+    assert "max_splits" not in shared
+    assert own == [
+        ("one-by-one", "max_splits 2, lr 0.1"),
+        ("all-in-one", "max_splits 2, lr 0.1"),
+        ("mas", "max_splits 3, lr 0.05"),
+    ]

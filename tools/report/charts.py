@@ -87,7 +87,7 @@ def cost_chart(schemes: Sequence[Scheme], tasks: Sequence[str]) -> Markup | None
             f"{line.label} reaches {words.loss(line.points[-1][1])} at {words.joules(line.points[-1][0])}"
             for line in lines
         ),
-        x_label=f"energy spent so far, {unit} ({states})",
+        x_label=f"{unit} spent so far ({states})",
         y_label="total loss",
         say_x=lambda at: f"{words.joules(at)} ({states})",
         x_tick=lambda at: f"{at * factor:g}",

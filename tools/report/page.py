@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,16 @@ from tools.report.pictures import Prediction
 from tools.report.view import PHASES, Json, Scheme, read_schemes
 
 _SHOWN_DROPS, _SHOWN_SKIPS = 40, 20
+
+Say = Callable[[float | None], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure of the comparison as shown; `best` where it is the lowest of the schemes that finished."""
+
+    figure: str
+    best: bool
 
 
 def write_report(
@@ -32,9 +44,9 @@ def write_report(
     Raises PredictionError for prediction arrays that do not fit, OSError if the file cannot be written.
     """
     page = render(records, summary, predictions, host)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(page, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def render(
@@ -60,7 +72,6 @@ def render(
         agents=_names(summary.get("agents")),
         seeds=list(dict.fromkeys(str(s.spec["seed"]) for s in shown if "seed" in s.spec)),
         table=_table(shown, tasks),
-        ratios=_ratios(shown, schemes.get("one-by-one")),
         cost=charts.cost_chart(shown, tasks),
         curves=[(task, charts.loss_chart(shown, tasks, task)) for task in (None, *tasks)],
         split=_split(schemes, summary, records, tasks),
@@ -69,6 +80,7 @@ def render(
         split_tasks={split.name: split.tasks for s in shown if s.name == "mas" for split in s.splits},
         examples=pictures.examples(predictions),
         keys=pictures.keys(predictions),
+        settings=words.settings({scheme.name: scheme.spec for scheme in shown if scheme.spec}),
         shown_drops=_SHOWN_DROPS,
         shown_skips=_SHOWN_SKIPS,
         host=host,
@@ -87,31 +99,28 @@ def _names(agents: Any) -> list[str]:
     return [str(agent.get("agent", agent)) if isinstance(agent, Mapping) else str(agent) for agent in agents or ()]
 
 
-def _table(schemes: Sequence[Scheme], tasks: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]], str]]:
-    """Rows `(label, [(figure, is the lowest)], css)` of the figures that need no badge."""
-    rows = [("Total loss", [s.total_loss for s in schemes], words.loss, "total")]
-    rows += [(words.task_label(task), [s.losses.get(task) for s in schemes], words.loss, "task") for task in tasks]
-    table = [(label, _marked(values, say), css) for label, values, say, css in rows]
-    table.append(("Training time", _marked([s.train_s for s in schemes], words.duration), "time"))
-    table.append(("Wall time", _marked([s.wall_s for s in schemes], words.duration), "time"))
-    table.append(("Sent by agents", _marked([s.bytes_up for s in schemes], words.size), "bytes"))
-    table.append(("Sent to agents", _marked([s.bytes_down for s in schemes], words.size), "bytes"))
-    return table
+def _table(schemes: Sequence[Scheme], tasks: Sequence[str]) -> list[tuple[str, list[Cell], str]]:
+    """Rows `(label, cells, css)` of the figures that need no badge."""
+
+    def row(label: str, pick: Callable[[Scheme], float | None], say: Say, css: str) -> tuple[str, list[Cell], str]:
+        values = {scheme.name: pick(scheme) for scheme in schemes}
+        known = [v for s in schemes if not s.stopped and (v := values[s.name]) is not None]
+        shown = {scheme.name: say(values[scheme.name]) for scheme in schemes}
+        lowest = say(min(known)) if len({say(value) for value in known}) > 1 else None
+        return label, [Cell(shown[s.name], not s.stopped and shown[s.name] == lowest) for s in schemes], css
+
+    return [
+        row("Total loss", lambda s: s.total_loss, words.loss, "total"),
+        *(row(words.task_label(task), partial(_loss, task), words.loss, "task") for task in tasks),
+        row("Training time", lambda s: s.train_s, words.duration, "time"),
+        row("Wall time", lambda s: s.wall_s, words.duration, "time"),
+        row("Sent by agents", lambda s: s.bytes_up, words.size, "bytes"),
+        row("Sent to agents", lambda s: s.bytes_down, words.size, "bytes"),
+    ]
 
 
-def _ratios(schemes: Sequence[Scheme], base: Scheme | None) -> list[tuple[str, bool]]:
-    """Joules relative to one-by-one; the lowest is marked only where all joules came about in the same way."""
-    marked = _marked([words.relative(scheme, base) if base else None for scheme in schemes], words.ratio)
-    alike = len({scheme.energy.state for scheme in schemes}) == 1
-    return [(figure, best and alike) for figure, best in marked]
-
-
-def _marked(values: Sequence[float | None], say: Any) -> list[tuple[str, bool]]:
-    """Figures as shown; the lowest is marked where they differ as shown."""
-    known = [value for value in values if value is not None]
-    shown = [say(value) for value in values]
-    best = say(min(known)) if known and len({say(value) for value in known}) > 1 else None
-    return [(figure, figure == best) for figure in shown]
+def _loss(task: str, scheme: Scheme) -> float | None:
+    return scheme.losses.get(task)
 
 
 def _split(

@@ -95,7 +95,7 @@ def strands(scheme: Scheme, tasks: Sequence[str], shares: Mapping[str, float]) -
             parts.append(_end(task, scheme, shares, x.end + 8, y))
             y += _STRAND
         y += _GROUP_GAP
-    parts.append(_rounds(x, height - 40))
+    parts += [_bundle_label(merged, x, starts), _rounds(x, height - 40)]
     name = f"{scheme.name}: {len(order)} tasks merged for {len(merged.rounds)} rounds, then split into "
     return picture(_WIDTH, height, name + words.groups([split.tasks for split in children]), *parts)
 
@@ -105,8 +105,13 @@ def _bundle(merged: Split, x: Scale, starts: Mapping[str, float]) -> Markup:
     end = x(merged.last_round + 1)
     tip = el("title", f"{merged.name}: {len(merged.tasks)} tasks share one encoder for {len(merged.rounds)} rounds")
     shade = el("rect", tip, x=x.start, y=low - 8, width=end - x.start, height=high - low + 16, rx=8.0, class_="bundle")
+    return shade
+
+
+def _bundle_label(merged: Split, x: Scale, starts: Mapping[str, float]) -> Markup:
+    low = min(starts.values())
     name = text(x.start, low - 26, "merged", class_="tick strong halo")
-    return shade + name + text(x.start, low - 13, f"{len(merged.rounds)} rounds", class_="tick halo")
+    return name + text(x.start, low - 13, f"{len(merged.rounds)} rounds", class_="tick halo")
 
 
 def _group(split: Split, x: Scale, y: float) -> Markup:

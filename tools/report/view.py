@@ -89,6 +89,11 @@ class Scheme:
     deploy_failures: tuple[Json, ...]
 
     @property
+    def stopped(self) -> bool:
+        """Whether the job ended early, so that its figures must not be compared."""
+        return self.state in {"failed", "cancelled"}
+
+    @property
     def split_round(self) -> int | None:
         """How many rounds had been trained when the merged phase ended, if there was one."""
         return min((split.first_round for split in self.splits if split.parent), default=None)

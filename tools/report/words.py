@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from markupsafe import Markup
@@ -102,9 +102,20 @@ def milliseconds(value: float | None) -> str:
     return DASH if value is None else f"{digits(value)} ms"
 
 
-def settings(spec: Json) -> str:
-    """A job's settings in one line, those of local training in place."""
-    flat = {name: value for name, value in spec.items() if name != "train"} | dict(spec.get("train") or {})
+def settings(specs: Mapping[str, Json]) -> list[tuple[str, str]]:
+    """Jobs' settings as `(scheme, one line)`; what they all share comes first, under an empty name."""
+    flat = {name: {**spec, **(spec.get("train") or {})} for name, spec in specs.items()}
+    for spec in flat.values():
+        for told in ("train", "scheme", "name"):
+            spec.pop(told, None)
+    first = next(iter(flat.values()), {})
+    shared = {key for key, value in first.items() if all(spec.get(key) == value for spec in flat.values())}
+    lines = [("", _listed({key: value for key, value in first.items() if key in shared}))]
+    lines += [(name, _listed({k: v for k, v in spec.items() if k not in shared})) for name, spec in flat.items()]
+    return [(name, line) for name, line in lines if line]
+
+
+def _listed(flat: Json) -> str:
     return ", ".join(f"{name} {'+'.join(v) if isinstance(v, (list, tuple)) else v}" for name, v in flat.items())
 
 
@@ -124,17 +135,35 @@ def relative(scheme: Scheme, base: Scheme) -> float | None:
     return None if ours is None or not theirs else ours / theirs
 
 
+def bound(scheme: Scheme, base: Scheme) -> str:
+    """What a ratio of incomplete sums is: `≥` where only the upper sum lacks parts, `≤` where only the lower does."""
+    ours, theirs = (entry.energy.state == "partial" for entry in (scheme, base))
+    return "" if scheme is base else "≈" if ours and theirs else "≥" if ours else "≤" if theirs else ""
+
+
+def relative_text(scheme: Scheme, base: Scheme | None) -> str:
+    """`relative` as shown, with its `bound`."""
+    share = relative(scheme, base) if base else None
+    return DASH if share is None or base is None else f"{bound(scheme, base)} {ratio(share)}".strip()
+
+
+def joules_of(scheme: Scheme, base: Scheme) -> str:
+    """`estimated joules` where both came about alike, else both states."""
+    ours, theirs = state_word(scheme.energy.state), state_word(base.energy.state)
+    return f"{theirs} joules" if ours == theirs else f"joules ({ours} against {theirs})"
+
+
 def headline(schemes: dict[str, Scheme]) -> Markup:
     """The whole result in a sentence or two: MAS's cost as a share of one-by-one's, and its loss beside the others'."""
     mas = schemes.get("mas")
     if mas is None:
         named = ", ".join(scheme.name for scheme in schemes.values()) or "no scheme"
         return Markup("There is no MAS run in this report, so nothing is compared; it shows {}.").format(named)
-    if mas.state in {"failed", "cancelled"}:
+    if mas.stopped:
         why = mas.reason or "the record gives no reason"
         return Markup("MAS did not finish: its job was {} ({}).").format(mas.state, why)
     others = {name: scheme for name, scheme in schemes.items() if name != "mas"}
-    stopped = [name for name, scheme in others.items() if scheme.state in {"failed", "cancelled"}]
+    stopped = [name for name, scheme in others.items() if scheme.stopped]
     ended = {name: scheme for name, scheme in others.items() if name not in stopped}
     parts = [_cost(mas, ended.get("one-by-one")), _losses(mas, list(ended.values()))]
     if stopped:
@@ -156,6 +185,9 @@ def _cost(mas: Scheme, base: Scheme | None) -> Markup:
         )
         return Markup("No joules are known for {}{}").format(" and ".join(lacking), instead)
     amount = Markup("<b>{}</b> of one-by-one’s") if share <= 1 else Markup("<b>{} times</b> one-by-one’s")
+    amount = (
+        Markup("{}").format({"≥": "at least ", "≤": "at most ", "≈": "roughly "}.get(bound(mas, base), "")) + amount
+    )
     if mas.energy.state == base.energy.state:
         return Markup("MAS used {} {} joules.").format(amount.format(ratio(share)), state_word(base.energy.state))
     return Markup("MAS used {} joules, though MAS’s are {} and one-by-one’s {}.").format(
