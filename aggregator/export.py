@@ -99,7 +99,7 @@ def bundle(request: BundleRequest, folder: Path) -> Manifest:
         network=request.network,
         job=request.job,
         split=request.split,
-        input=PictureInput(height=request.size, width=request.size),
+        input=PictureInput(size=request.size),
         tasks=tuple(task_output(name) for name in request.tasks),
         lineage=Lineage(request.job, request.scheme, request.lineage, request.rounds, request.model_sha256),
         metrics=request.metrics,

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import onnxruntime
 import safetensors
 import safetensors.numpy
-from PIL import Image
 
+from edge_agent.datasets.images import resize
 from models.bundle import (
     MANIFEST,
     ONNX,
@@ -33,6 +33,7 @@ from models.bundle import (
     Verification,
     read_manifest,
 )
+from models.tasks import INPUT_DOMAIN
 
 FloatArray = npt.NDArray[np.float32]
 Prediction = FloatArray | npt.NDArray[np.uint8]
@@ -82,9 +83,7 @@ class Predictor:
 
     def _prepared(self, rgb: npt.NDArray[np.uint8]) -> FloatArray:
         wanted = self.manifest.input
-        if rgb.shape[:2] != (wanted.height, wanted.width):
-            picture = Image.fromarray(rgb).resize((wanted.width, wanted.height), Image.Resampling.BOX)
-            rgb = np.asarray(picture)
+        rgb = resize(rgb, INPUT_DOMAIN, wanted.size).astype(np.uint8, copy=False)
         scaled = rgb.transpose(2, 0, 1).astype(np.float32) * np.float32(wanted.scale)
         return np.ascontiguousarray(scaled)
 

@@ -46,10 +46,9 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PictureInput(_Part, frozen=True):
-    """The network's input: `[batch, 3, height, width]` float32, RGB, 8-bit values times `scale`."""
+    """The network's input: `[batch, 3, size, size]` float32, RGB, 8-bit values times `scale`."""
 
-    height: Annotated[int, Meta(ge=1, le=8192)]
-    width: Annotated[int, Meta(ge=1, le=8192)]
+    size: Annotated[int, Meta(ge=1, le=8192)]
     name: str = INPUT
     layout: Literal["NCHW"] = "NCHW"
     scale: float = 1 / 255

@@ -47,8 +47,9 @@ def main() -> None:
     message = setup
     while True:
         if isinstance(message, Setup):
-            torch.set_num_threads(max(1, message.threads))
-            trainer = Trainer(message, Stock(message.data_root, message.cache_bytes), say)
+            if message.threads:
+                torch.set_num_threads(message.threads)
+            trainer = Trainer(Stock(message), say)
         elif trainer is None:
             say(WorkFailed("work was ordered before the trainer was set up", final=False))
         else:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_agent.datasets import DatasetError
 from edge_agent.trainer.local import TrainingError, batch_indices, evaluate, train
 from edge_agent.trainer.probe import AffinityMeter
-from edge_agent.trainer.protocol import EvaluateDone, FromChild, Setup, Step, TrainDone, Work, WorkFailed, WorkPhase
-from edge_agent.trainer.samples import DataError, Stock, TooManyFaultsError
+from edge_agent.trainer.protocol import EvaluateDone, FromChild, Step, TrainDone, Work, WorkFailed, WorkPhase
+from edge_agent.trainer.samples import Stock, TooManyFaultsError
 from edge_agent.trainer.spans import SpanRecorder
 from models.networks import MultiTaskNet, UnknownNetworkError, build_network, export_state, load_state
 from models.state import State, StateError
@@ -29,7 +30,6 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 class Trainer:
     """Does works with one device's data; `say` sends a message to the parent."""
 
-    setup: Setup
     stock: Stock
     say: Callable[[FromChild], None]
     clock: Callable[[], float] = time.monotonic
@@ -56,7 +56,7 @@ class Trainer:
     def _train(
         self, order: TrainOrder, network: MultiTaskNet, base: State, output: Path, spans: SpanRecorder
     ) -> TrainDone:
-        samples = self.stock.samples(self.setup.train_buildings, order.tasks, order.size, order.max_skipped_share)
+        samples = self.stock.samples("train", order.tasks, order.size, order.max_skipped_share)
         meter = AffinityMeter(order.tasks, order.probe_every, first_batch=_batches_before(order, len(samples)))
         trained = train(network, samples, order.settings, order.seed, meter, spans, self._stepper())
         samples.check_faults()
@@ -73,7 +73,7 @@ class Trainer:
         )
 
     def _evaluate(self, order: EvaluateOrder, network: MultiTaskNet, spans: SpanRecorder) -> EvaluateDone:
-        samples = self.stock.samples(self.setup.test_buildings, order.tasks, order.size, order.max_skipped_share)
+        samples = self.stock.samples("test", order.tasks, order.size, order.max_skipped_share)
         losses = evaluate(network, samples, order.batch_size, spans, self._stepper())
         samples.check_faults()
         return EvaluateDone(
@@ -118,7 +118,7 @@ def _explained(error: Exception) -> tuple[str, bool]:
         return f"out of memory: {error}; free memory or order smaller batches", False
     if isinstance(error, TrainingError):
         return str(error), error.final
-    if isinstance(error, TooManyFaultsError | DataError):
+    if isinstance(error, TooManyFaultsError | DatasetError):
         return str(error), True
     if isinstance(error, TensorsError | StateError):
         return f"the base model cannot be used: {error}", True

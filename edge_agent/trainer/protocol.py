@@ -28,7 +28,7 @@ class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Setup(_Said, frozen=True):
-    """Where this device's data is and what the trainer may use; `cache_bytes` bounds decoded pictures in memory."""
+    """This device's data, and what the trainer may use: `threads` cores (0: all), `cache_bytes` of decoded pictures."""
 
     data_root: str
     train_buildings: tuple[str, ...]
