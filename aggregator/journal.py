@@ -68,6 +68,12 @@ class Journal:
                 "run the version of mas-edge that wrote it, or choose another store"
             )
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __len__(self) -> int:
         """How many events there are."""
         return self._seq

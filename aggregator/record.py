@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from aggregator.affinity import Matrix, mean_affinity
-from aggregator.coordinator.state import Job, JobPhase, RoundRecord, Split
+from aggregator.coordinator.state import Job, JobPhase, RoundRecord, Split, State
 from aggregator.schemes.base import Decision
 from models.energy import EnergySummary, EnergyTotal, merge_energy, summarise_energy
 from models.wire.job import JobSpec
@@ -115,8 +115,9 @@ class Record(msgspec.Struct, frozen=True):
     skipped_total: int
 
 
-def build_record(job: Job, now_s: float) -> Record:
-    """The record of `job` as it stands; a job not yet ended has lasted until `now_s`."""
+def job_record(state: State, job_id: str, now_s: float) -> Record:
+    """The record of a job as it stands; one that is not yet ended has lasted until `now_s`."""
+    job = state.jobs[job_id]
     final = {split.split for split in job.final_splits} if _splits_are_final(job) else set()
     losses = final_losses(job)
     energy = total_energy_of(job)
@@ -153,8 +154,9 @@ def build_record(job: Job, now_s: float) -> Record:
     )
 
 
-def job_status(job: Job, now_s: float) -> JobStatus:
+def job_status(state: State, job_id: str, now_s: float) -> JobStatus:
     """The short form of a job that is published whenever it changes."""
+    job = state.jobs[job_id]
     energy = total_energy_of(job)
     latest = latest_losses(job)
     waiting = "; ".join(f"{split.split} waits: {split.waiting}" for split in job.splits.values() if split.waiting)
