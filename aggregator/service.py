@@ -6,6 +6,7 @@ Every event is in the journal before its actions are taken, so a killed aggregat
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -371,7 +372,7 @@ def main(config: AggregatorConfig, verbose: bool = False) -> int:
     try:
         Path(config.state_dir).mkdir(parents=True, exist_ok=True)
         url = config.store or f"sqlite:///{Path(config.state_dir).resolve() / 'journal.sqlite'}"
-        with Journal(url) as journal:
+        with contextlib.closing(Journal(url)) as journal:
             return asyncio.run(_serve(config, journal))
     except (JournalError, BadBrokerUrl, BlobStoreError, TopicError, OSError) as error:
         log.error("cannot run: %s", error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,7 +37,7 @@ class FleetError(Exception):
 
 
 class FleetClient:
-    """Async context manager around one connection. `follow` yields what subscribed topics bring."""
+    """Async context manager around one connection; `news` brings what watched topics say."""
 
     def __init__(self, broker: str, fleet: str) -> None:
         self.topics = Topics(fleet)
@@ -74,7 +73,7 @@ class FleetClient:
         self._folder.cleanup()
 
     async def watch(self, *filters: str) -> None:
-        """Subscribe to more; what they bring comes out of `follow`."""
+        """Subscribe to more; what they bring comes out of `news`."""
         await self._link.subscribe(*filters)
 
     async def submit(self, spec: JobSpec) -> str:
@@ -96,10 +95,12 @@ class FleetClient:
         found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
         return found
 
-    async def follow(self) -> AsyncIterator[tuple[Address, Message]]:
-        """Messages of the watched topics, as they come."""
-        while True:
-            yield await self._news.get()
+    async def news(self, timeout_s: float) -> tuple[Address, Message] | None:
+        """The next message of the watched topics; None when there is none for `timeout_s`."""
+        try:
+            return await asyncio.wait_for(self._news.get(), timeout_s)
+        except asyncio.TimeoutError:
+            return None
 
     async def statuses(self, settle_s: float = 1.0) -> list[JobStatus]:
         """Every job's retained status: what arrives within `settle_s`."""
@@ -108,12 +109,9 @@ class FleetClient:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + settle_s
         while (left_s := deadline - loop.time()) > 0:
-            try:
-                _, message = await asyncio.wait_for(self._news.get(), left_s)
-            except asyncio.TimeoutError:
-                break
-            if isinstance(message, JobStatus):
-                found[message.job] = message
+            said = await self.news(left_s)
+            if said is not None and isinstance(said[1], JobStatus):
+                found[said[1].job] = said[1]
         return list(found.values())
 
     def _request(self) -> str:

@@ -158,7 +158,7 @@ class Topics:
         """Everything that an aggregator listens to."""
         return (
             self.presence_any_version(),
-            f"{self._root}/agent/+/reports",
+            self.reports_filter(),
             f"{self._root}/agent/+/upload/+",
             f"{self._root}/client/+/requests",
         )
@@ -170,6 +170,10 @@ class Topics:
     def client_filters(self, client: str) -> tuple[str, ...]:
         """What a client listens to for its own requests."""
         return (self.replies(client), self.aggregator_presence_any_version())
+
+    def reports_filter(self) -> str:
+        """What every agent of the fleet reports."""
+        return f"{self._root}/agent/+/reports"
 
     def job_status_filter(self) -> str:
         """The status of every job of the fleet."""

@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 T = TypeVar("T")
 BROKER = typer.Option("mqtt://127.0.0.1:1883", "--broker", "-b", envvar="MAS_BROKER", help="URL of the broker.")
 FLEET = typer.Option("lab", "--fleet", envvar="MAS_FLEET", help="Name of the fleet.")
+_PATIENCE_S = 5.0
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
@@ -140,16 +141,14 @@ async def _follow(client: Any, job: str) -> str:
     from tools.client import FleetError
 
     await client.watch(client.topics.job_status(job))
-    news = client.follow()
     last = ""
     while True:
-        try:
-            # The status is retained: no answer at all means that there is no such job.
-            _, status = await (asyncio.wait_for(news.__anext__(), 10) if not last else news.__anext__())
-        except asyncio.TimeoutError:
-            raise FleetError(f"no job {job} is known in this fleet; `mas job list` shows those that are") from None
-        if not isinstance(status, JobStatus) or status.job != job:
+        said = await client.news(_PATIENCE_S)
+        if said is None and not last:  # the status is retained: silence at the start means that there is no such job
+            raise FleetError(f"no job {job} is known in this fleet; `mas job list` shows those that are")
+        if said is None or not isinstance(said[1], JobStatus) or said[1].job != job:
             continue
+        status = said[1]
         line = _line(status)
         if line != last:
             typer.echo(line)

@@ -10,6 +10,7 @@ from models.wire.job import JobSpec, TrainSettings
 
 #: In the order they run; MAS last, so that its report can say how it compares.
 SCHEMES = ("one-by-one", "all-in-one", "mas")
+DEFAULT_ROUNDS = 20
 #: The rendered rooms that come with the package.
 PACK = Path(__file__).parent / "pack"
 

@@ -1,0 +1,66 @@
+"""`mas demo`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import typer
+
+from tools.cli.errors import fail, failing_on
+
+
+def demo_command(
+    photos: Path = typer.Option(None, "--photos", help="Train on this folder of photographs instead of rendered rooms."),
+    data: Path = typer.Option(None, "--data", help="Train on this dataset (Taskonomy layout) instead."),
+    tasks: str = typer.Option("", "--tasks", help="Task letters; sdnkt, or for photographs aktov."),
+    agents: int = typer.Option(8, "--agents", min=1, help="How many agents, each a process."),
+    rounds: int = typer.Option(0, "--rounds", min=0, help="Rounds each task sees; 0 takes the default."),
+    max_splits: int = typer.Option(2, "--max-splits", min=1, help="MAS makes at most so many splits."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Everything random follows from it."),
+    size: int = typer.Option(64, "--size", min=32, max=512, help="Pictures are trained at this many pixels a side."),
+    broker: str = typer.Option("", "--broker", help="URL of an MQTT 5 broker; an embedded one without it."),
+    watts_per_core: float = typer.Option(5.0, "--watts-per-core", min=0.1, help="For the estimate, where no meter exists."),
+    out: Path = typer.Option(Path("mas-demo"), "--out", "-o", help="Folder for the report, logs and devices."),
+    json_file: Path = typer.Option(None, "--json", help="Write the figures to this file too."),
+) -> None:
+    """Run the whole system on this machine: broker, aggregator, agents; three schemes; a report."""
+    from rich.console import Console
+
+    from models.link.base import LinkError
+    from models.link.transfer import BlobUnavailable
+    from models.tasks import UnknownTasksError, parse_tasks
+    from tools.broker import BrokerError
+    from tools.client import FleetError
+    from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, deal
+    from tools.demo.processes import ProcessDied
+    from tools.demo.run import Demo, DemoError, run_demo
+
+    if photos is not None and data is not None:
+        raise fail("give either --photos or --data", 2)
+    console = Console()
+    try:
+        wanted = parse_tasks(tasks or ("aktov" if photos is not None else "sdnkt"))
+    except UnknownTasksError as error:
+        raise fail("\n".join(error.faults), 2) from error
+    from edge_agent.datasets import DatasetError, read_manifest
+
+    with failing_on(
+        PlanError, DemoError, ProcessDied, BrokerError, FleetError, LinkError, BlobUnavailable, DatasetError, OSError
+    ):
+        root = data or PACK
+        if photos is not None:
+            from tools.demo.photos import dataset_of
+
+            root = dataset_of(photos, out / "photographs", size, seed, console)
+        manifest = read_manifest(root)
+        if manifest is None:
+            raise PlanError(f"{root} has no mas-dataset.json that says which buildings are for testing")
+        settings = DemoSettings(wanted, agents, rounds or DEFAULT_ROUNDS, max_splits, seed, size)
+        plans = deal(manifest.buildings.train, manifest.buildings.test, agents)
+        command = shlex.join(["mas", *sys.argv[1:]])
+        summary = run_demo(Demo(settings, plans, root.resolve(), out, broker, watts_per_core, command), console)
+        if json_file is not None:
+            json_file.write_text(json.dumps(summary, indent=1))
