@@ -79,8 +79,8 @@ class EmbeddedBroker:
     def __init__(self, host: str = "127.0.0.1", port: int = 0, directory: Path | None = None) -> None:
         self.host = host
         self.port = port
-        self._temporary = tempfile.TemporaryDirectory(prefix="mas-broker-") if directory is None else None
-        self.directory = Path(self._temporary.name) if self._temporary else Path(directory or ".")
+        self._directory = directory
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -98,24 +98,37 @@ class EmbeddedBroker:
             raise BrokerError(f"the broker is already running as process {self._process.pid}")
         self.port = self.port or free_port(self.host)
         _check_port(self.host, self.port)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tools.broker", "--host", self.host, "--port", str(self.port)]
-        command += ["--dir", str(self.directory), "--until-stdin-closes"]
-        # The child finds this very package, wherever it was imported from.
-        path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))))
-        with (self.directory / _LOG_NAME).open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}
-            )
-        self._wait_ready(self._process, time.monotonic() + timeout_s)
+        try:
+            directory = self._make_directory()
+            self._process = self._spawn(directory)
+            self._wait_ready(self._process, directory, time.monotonic() + timeout_s)
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def _wait_ready(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+    def _make_directory(self) -> Path:
+        if self._directory is None:
+            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="mas-broker-")
+            return Path(self._temporary.name)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return self._directory
+
+    def _spawn(self, directory: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tools.broker", "--host", self.host, "--port", str(self.port)]
+        command += ["--dir", str(directory), "--until-stdin-closes"]
+        # The child finds this very package, wherever it was imported from.
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))))
+        with (directory / _LOG_NAME).open("wb") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}
+            )
+
+    def _wait_ready(self, process: subprocess.Popen[bytes], directory: Path, deadline: float) -> None:
         while not _accepts(self.host, self.port):
             if process.poll() is not None or time.monotonic() > deadline:
                 reason = "does not accept connections" if process.poll() is None else f"ended ({process.returncode})"
-                log = (self.directory / _LOG_NAME).read_text(errors="replace")[-1000:]
-                self.stop()
+                log = (directory / _LOG_NAME).read_text(errors="replace")[-1000:]
                 raise BrokerError(f"the broker on {self.host}:{self.port} {reason}; its log ends: {log or '(empty)'}")
             time.sleep(0.02)
 
@@ -138,6 +151,7 @@ class EmbeddedBroker:
         self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
+            self._temporary = None
 
     def __enter__(self) -> EmbeddedBroker:
         return self.start()
@@ -173,9 +187,12 @@ def _serve(host: str, port: int, directory: Path) -> None:
         from iotcore import IotCoreBroker
     except ImportError as error:
         raise BrokerError("the embedded broker needs the package iotcore; pip install 'mas-edge[demo]'") from error
-    directory.mkdir(parents=True, exist_ok=True)
     config = directory / _CONFIG_NAME
-    config.write_text(config_text(host, port))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        config.write_text(config_text(host, port))
+    except OSError as error:
+        raise BrokerError(f"cannot write {config}: {error.strerror}; choose another directory") from error
     # It reports every routed message as an error; only what really ends it matters here, and that is an exception.
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
     IotCoreBroker(config_path=str(config)).run_forever()
@@ -183,7 +200,8 @@ def _serve(host: str, port: int, directory: Path) -> None:
 
 def _end_with_stdin() -> None:
     """Ends this process when the other end of stdin is gone, however the parent ended."""
-    while sys.stdin.buffer.read(4096):
+    # Not sys.stdin, whose lock would be in the way when this process ends for another reason.
+    while os.read(0, 4096):
         pass
     os._exit(0)
 
