@@ -3,7 +3,10 @@
 Brokers differ where the standard leaves room; this is written for the weakest of them:
 - A filter that the broker does not know may never be acknowledged when it is unsubscribed, and some brokers
   acknowledge each filter of one packet apart (both: rumqttd). So filters are unsubscribed one by one, and the caller
-  only unsubscribes what it has subscribed.
+  only unsubscribes what it has subscribed over this very connection: rumqttd does not know a resumed session's.
+- A filter that a resumed session already has may bring no retained messages when it is subscribed again (rumqttd).
+- A filter that overlaps another brings its messages twice (rumqttd; the standard allows it).
+- The client's receive maximum may be ignored (rumqttd sends 100 messages ahead of their acknowledgement).
 - A broker that gets too large a packet closes the connection without saying why (rumqttd).
 - Some brokers keep a session for ever, whatever expiry was asked for (rumqttd): messages carry their own expiry.
 """
@@ -76,10 +79,21 @@ class _Funnel(asyncio.Queue[aiomqtt.Message]):
         self._take(Received(item.topic.value, payload, item.retain, expiry_s))
 
 
+class _Client(aiomqtt.Client):
+    """aiomqtt's client, and one thing of the broker's answer that it does not keep."""
+
+    #: True until the answer says otherwise: a session that is not there costs less than one that is overlooked.
+    session_present = True
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, *rest: Any) -> None:
+        self.session_present = bool(flags.session_present)
+        super()._on_connect(client, userdata, flags, *rest)
+
+
 class Connection:
     """An open connection. Calls raise ConnectionLost as soon as it ends, without waiting for their own timeout."""
 
-    def __init__(self, client: aiomqtt.Client) -> None:
+    def __init__(self, client: _Client) -> None:
         self._client = client
         #: Done when the connection has ended; the result says why.
         self.lost: asyncio.Task[str] = asyncio.create_task(_until_lost(client))
@@ -115,6 +129,11 @@ class Connection:
     async def unsubscribe(self, topic_filter: str) -> None:
         await self._unless_lost(self._client.unsubscribe(topic_filter, timeout=math.inf), "unsubscribe")
 
+    @property
+    def session_present(self) -> bool:
+        """Whether the broker says that it knew this client, with its subscriptions and what waited for it."""
+        return self._client.session_present
+
     async def close(self) -> None:
         """Says goodbye if the connection still stands, so that no will is published. Never fails."""
         self.lost.cancel()
@@ -138,11 +157,11 @@ class Connection:
             task.cancel()
 
 
-def _client(settings: ConnectionSettings, take: Callable[[Received], object]) -> aiomqtt.Client:
+def _client(settings: ConnectionSettings, take: Callable[[Received], object]) -> _Client:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     if settings.session_expiry_s:
         properties.SessionExpiryInterval = settings.session_expiry_s
-    client = aiomqtt.Client(
+    client = _Client(
         settings.address.host,
         settings.address.port,
         username=settings.address.username,

@@ -2,7 +2,8 @@
 
 After a broker's restart the session may be gone without a word, so every connection subscribes again. A filter that
 was unsubscribed while there was no connection may live on in the broker's session; what it brings is dropped by those
-who did not ask for it.
+who did not ask for it. Filters of retained state are subscribed anew on every connection, so that a process that was
+restarted into its old session learns who is present.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,7 @@ from models.link.base import (
 )
 from models.link.connection import Connection, ConnectionSettings
 from models.link.inbox import Inbox, InboxLimits
+from models.wire.topics import carries_state
 
 _LOGGER = logging.getLogger(__name__)
 #: A connection that lasted this long was a good one: the next attempt starts from the shortest wait again.
@@ -142,7 +144,7 @@ class MqttLink:
         if connection is None or not filters:
             return
         try:
-            await connection.subscribe(filters)
+            await _subscribe_on(connection, filters)
         except ConnectionLost as error:
             _LOGGER.debug("%s; the next connection subscribes", error)
         except BrokerRefused:
@@ -207,7 +209,7 @@ class MqttLink:
         """Subscribes to everything, what is added meanwhile included."""
         done: set[str] = set()
         while missing := [each for each in self._filters if each not in done]:
-            await connection.subscribe(missing)
+            await _subscribe_on(connection, missing)
             done.update(missing)
 
     async def _greet(self, connection: Connection) -> None:
@@ -247,3 +249,13 @@ class MqttLink:
         _LOGGER.log(level, "%s, client %s: %s", self._settings.address, self._settings.client_id, reason)
         if self._on_state is not None:
             self._on_state(self.connected, reason)
+
+
+async def _subscribe_on(connection: Connection, filters: Sequence[str]) -> None:
+    """Subscribes, and if the session is an old one to filters of state twice: see `connection` on retained messages."""
+    await connection.subscribe(filters)
+    state = [each for each in filters if carries_state(each)] if connection.session_present else []
+    for each in state:
+        await connection.unsubscribe(each)
+    if state:
+        await connection.subscribe(state)

@@ -99,6 +99,11 @@ def parse(topic: str) -> Address:
     return address
 
 
+def carries_state(topic_filter: str) -> bool:
+    """Whether a filter is for retained messages, of which the latest is the state of something (presence, status)."""
+    return topic_filter.endswith(("/presence", "/status"))
+
+
 def _parse_rest(topic: str, protocol: int, fleet: str, rest: list[str]) -> Address:
     if rest == ["aggregator", "presence"]:
         return Address("aggregator_presence", protocol, fleet)

@@ -143,6 +143,31 @@ def test_a_persistent_session_keeps_what_comes_meanwhile_and_drops_what_expires(
     run(test())
 
 
+def test_a_process_restarted_into_its_session_learns_who_is_present(broker_url: str) -> None:
+    """What was retained comes again, what waited in the session is not lost, and new filters do no harm."""
+    topics = Topics("reborn")
+
+    async def test() -> None:
+        async with link(broker_url, "reborn-b") as two:
+            await two.publish(topics.presence("pi-1"), b"online", retain=True)
+            for life in range(3):
+                async with link(broker_url, "reborn-a", session_expiry_s=3600) as one:
+                    if life == 2:  # before or after there is a connection, it is all the same
+                        await one.wait_connected(LIMIT_S)
+                    await one.subscribe(*topics.aggregator_filters(), *([topics.job_status_filter()] if life else []))
+                    await one.wait_connected(LIMIT_S)
+                    await two.publish(topics.reports("pi-1"), b"end")
+                    got = [
+                        (message.topic.split("/")[-1], message.payload) for message in await take(one, 2 + (life > 0))
+                    ]
+                    assert ("presence", b"online") in got
+                    assert got.count(("reports", b"waited")) == (life > 0)
+                    assert got[-1] == ("reports", b"end")
+                await two.publish(topics.reports("pi-1"), b"waited")
+
+    run(test())
+
+
 async def expired(url: str, publisher: MqttLink) -> None:
     """Returns when a message of the shortest life, published now, is not delivered any more."""
     await publisher.publish("clock/retained", b"still here", retain=True, expiry_s=1)

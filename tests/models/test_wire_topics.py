@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from models.link.base import matches
-from models.wire.topics import PROTOCOL, Address, TopicError, Topics, parse
+from models.wire.topics import PROTOCOL, Address, TopicError, Topics, carries_state, parse
 
 SHA = "0f" * 32
 TOPICS = Topics("lab")
@@ -116,6 +116,16 @@ def test_who_listens_where() -> None:
     }
     assert matches(TOPICS.job_status_filter(), TOPICS.job_status("demo"))
     assert matches(TOPICS.presence_any_version(), "mas/9/lab/agent/pi-1/presence")
+
+
+def test_filters_of_state_are_those_of_retained_messages() -> None:
+    every = (*TOPICS.aggregator_filters(), *TOPICS.agent_filters("presence"), TOPICS.job_status_filter())
+    assert {each for each in every if carries_state(each)} == {
+        TOPICS.presence_any_version(),
+        TOPICS.aggregator_presence_any_version(),
+        TOPICS.job_status_filter(),
+    }
+    assert not carries_state(TOPICS.orders("presence"))
 
 
 def test_no_message_reaches_a_listener_twice() -> None:
