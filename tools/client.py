@@ -29,7 +29,10 @@ from models.wire.messages import (
 )
 from models.wire.topics import Address, TopicError, Topics
 
-_ANSWER_S = 30.0
+_CONNECT_S = 15.0
+_ANSWER_S = 4.0
+_ATTEMPTS = 4
+_RECORD_S = 60.0
 
 
 class FleetError(Exception):
@@ -56,7 +59,7 @@ class FleetClient:
         await self._link.__aenter__()
         self._reader = asyncio.create_task(self._read())
         try:
-            await self._link.wait_connected(_ANSWER_S)
+            await self._link.wait_connected(_CONNECT_S)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -91,7 +94,7 @@ class FleetClient:
         answer = await self._ask(ShowJob(self._request(), job))
         assert isinstance(answer, JobRecord)
         route = Route.client_from_aggregator(self.topics, self._name, answer.record.sha256)
-        path = await self._exchange.fetch(answer.record, route, _ANSWER_S)
+        path = await self._exchange.fetch(answer.record, route, _RECORD_S)
         found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
         return found
 
@@ -121,17 +124,23 @@ class FleetClient:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[message.request] = future
         try:
-            await self._link.publish(self.topics.requests(self._name), encode(message), expiry_s=_ANSWER_S)
-            answer = await asyncio.wait_for(future, _ANSWER_S)
-        except asyncio.TimeoutError:
-            raise FleetError(
-                f"no aggregator of fleet {self.topics.fleet} answers at {self._broker}; is `mas aggregator run` up?"
-            ) from None
+            answer = await self._insist(message, future)
         finally:
             del self._answers[message.request]
         if isinstance(answer, RequestRefused):
             raise FleetError("refused:\n" + "\n".join(f"  - {reason}" for reason in answer.reasons))
         return answer
+
+    async def _insist(self, message: SubmitJob | CancelJob | ShowJob, future: asyncio.Future[Message]) -> Message:
+        """Ask until there is an answer: an aggregator that is just starting hears the next one. It answers once only."""
+        for _ in range(_ATTEMPTS):
+            await self._link.publish(self.topics.requests(self._name), encode(message), expiry_s=_ANSWER_S)
+            done, _pending = await asyncio.wait({future}, timeout=_ANSWER_S)
+            if done:
+                return future.result()
+        raise FleetError(
+            f"no aggregator of fleet {self.topics.fleet} answers at {self._broker}; is `mas aggregator run` up?"
+        )
 
     async def _read(self) -> None:
         async for received in self._link.messages():

@@ -163,7 +163,7 @@ class Topics:
         """Everything that an aggregator listens to."""
         return (
             self.presence_any_version(),
-            self.reports_filter(),
+            f"{self._root}/agent/+/reports",
             f"{self._root}/agent/+/upload/+",
             f"{self._root}/client/+/requests",
         )
@@ -176,9 +176,14 @@ class Topics:
         """What a client listens to for its own requests."""
         return (self.replies(client), self.aggregator_presence_any_version())
 
-    def reports_filter(self) -> str:
-        """What every agent of the fleet reports."""
-        return f"{self._root}/agent/+/reports"
+    def observer_filters(self) -> tuple[str, ...]:
+        """Everything that shows how a fleet is doing: who is there, what they report, how the jobs are."""
+        return (
+            self.presence_any_version(),
+            self.aggregator_presence_any_version(),
+            f"{self._root}/agent/+/reports",
+            self.job_status_filter(),
+        )
 
     def job_status_filter(self) -> str:
         """The status of every job of the fleet."""

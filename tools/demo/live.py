@@ -30,6 +30,7 @@ class Display:
         self._console, self._schemes, self._agents = console, schemes, agents
         self._statuses: dict[str, JobStatus] = {}
         self._online: set[str] = set()
+        self.aggregator_online = False
         self._working: dict[str, tuple[float, ProgressMessage]] = {}
         self._said: dict[str, str] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
@@ -60,7 +61,9 @@ class Display:
 
     def take(self, address: Address, message: Message) -> None:
         """Note what a message says."""
-        if isinstance(message, PresenceMessage) and address.kind == "presence":
+        if address.kind == "aggregator_presence":
+            self.aggregator_online = isinstance(message, PresenceMessage) and message.online
+        elif isinstance(message, PresenceMessage):
             (self._online.add if message.online else self._online.discard)(address.name)
         elif isinstance(message, ProgressMessage):
             self._working[address.name] = (time.monotonic(), message)

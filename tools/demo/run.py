@@ -95,7 +95,7 @@ async def _jobs(demo: Demo, console: Console, processes: Processes, url: str) ->
     records = {}
     async with FleetClient(url, _FLEET) as client:
         topics = client.topics
-        await client.watch(topics.presence_any_version(), topics.job_status_filter(), topics.reports_filter())
+        await client.watch(*topics.observer_filters())
         with Display(console, SCHEMES, len(demo.agents)) as display:
 
             async def until(arrived: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -109,6 +109,7 @@ async def _jobs(demo: Demo, console: Console, processes: Processes, url: str) ->
                     if time.monotonic() > deadline:
                         raise DemoError(f"{what} did not happen within {timeout_s:.0f} s; see {demo.out / 'logs'}")
 
+            await until(lambda: display.aggregator_online, _START_S, "the start of the aggregator")
             await until(lambda: display.online == len(demo.agents), _START_S, "the start of all agents")
             display.say(f"{len(demo.agents)} agents are online; their logs are in {demo.out / 'logs'}")
             for scheme in SCHEMES:
