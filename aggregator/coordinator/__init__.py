@@ -7,8 +7,9 @@ from aggregator.coordinator.accounts import why_unwanted
 from aggregator.coordinator.blobs import live_blobs
 from aggregator.coordinator.check import spec_faults
 from aggregator.coordinator.driver import Coordinator, Log
+from aggregator.coordinator.outstanding import next_deadline, resume
 from aggregator.coordinator.state import State
-from aggregator.coordinator.step import next_deadline, resume, step
+from aggregator.coordinator.step import step
 
 __all__ = [
     "Coordinator",

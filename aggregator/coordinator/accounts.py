@@ -45,12 +45,16 @@ def why_unwanted(state: State, key: OrderKey) -> str | None:
 
 
 def _why_not_trained(split: Split, key: OrderKey) -> str:
-    contributed = [c.agent for c in split.current.contributions] if split.current else []
-    contributed += [agent for done in split.history if done.round == key.round for agent in done.agents]
     if key.round < split.round:
-        return f"{'duplicate' if key.agent in contributed else 'stale'}: round {key.round} is closed"
-    if key.round == split.round and key.agent in contributed:
+        counted = any(done.round == key.round and key.agent in done.agents for done in split.history)
+        return f"{'duplicate' if counted else 'stale'}: round {key.round} is closed"
+    if key.round > split.round:
+        return f"foreign: round {key.round} has not begun"
+    if split.current is not None and key.agent in (c.agent for c in split.current.contributions):
         return "duplicate: the update counts already"
+    current = split.current
+    if current is not None and key.attempt <= current.attempt and key.agent in current.tried:
+        return "stale: the order was closed, and answered before"
     return "foreign: no such order is open"
 
 
@@ -83,6 +87,16 @@ def evaluate_faults(split: Split, report: EvaluateReport) -> list[str]:
     return faults
 
 
+def deploy_faults(split: Split, report: DeployReport) -> list[str]:
+    """Everything in a deploy report that cannot be used; empty when all can."""
+    faults = energy_faults(report.energy)
+    if split.bundle is None or split.bundle.manifest.sha256 != report.bundle_sha256:
+        faults.append(f"another bundle is active: {report.bundle_sha256}")
+    if not (math.isfinite(report.onnx_max_abs_err) and math.isfinite(report.inference_ms)):
+        faults.append("the bundle's check run gave no finite figures")
+    return faults
+
+
 def energy_faults(energy: Iterable[PhaseEnergy]) -> list[str]:
     """Figures that are not finite would spoil every sum."""
     return [
@@ -111,11 +125,12 @@ def account(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> 
     account_energy(turn, report.key, report.energy)
     job = turn.state.jobs[report.key.job]
     spent = job.spent
+    train_s = report.train_s if isinstance(report, TrainReport) and math.isfinite(report.train_s) else 0.0
     spent = msgspec.structs.replace(
         spent,
         bytes_up=spent.bytes_up + report.bytes_up,
         bytes_down=spent.bytes_down + report.bytes_down,
-        train_s=spent.train_s + (report.train_s if isinstance(report, TrainReport) else 0.0),
+        train_s=spent.train_s + train_s,
     )
     if not isinstance(report, DeployReport) and report.skipped_total:
         who = f"{report.key.agent}/{report.key.kind}"

@@ -23,4 +23,5 @@ def job_blobs(job: Job) -> frozenset[str]:
         shas.update(ref.sha256 for ref in refs)
         if split.current is not None:
             shas.update(contribution.update_sha256 for contribution in split.current.contributions)
+            shas.update(split.current.rejected)
     return frozenset(shas)

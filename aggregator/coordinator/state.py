@@ -82,6 +82,8 @@ class Round(msgspec.Struct, frozen=True):
     Received updates stay when a further attempt is made: the base is the same and nobody who contributed is asked
     again, so each counts once. `started` is False until the present attempt's orders exist.
     `deadline_at` is `deadline_s` after the last chosen agent's order was sent; replacements do not move it.
+    `rejected` are updates that came and do not count: they go when the round does, not at once, because an agent that
+    trains again from the same seed makes the same bytes.
     """
 
     round: int
@@ -93,6 +95,7 @@ class Round(msgspec.Struct, frozen=True):
     contributions: tuple[Contribution, ...] = ()
     losses: dict[str, LossSum] = {}
     dropped: tuple[DroppedAgent, ...] = ()
+    rejected: tuple[str, ...] = ()
     deadline_at: float | None = None
 
 

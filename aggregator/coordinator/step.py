@@ -1,4 +1,4 @@
-"""One step of the machine: `(state, event, now) -> (state, actions)`, and what is outstanding in a state.
+"""One step of the machine: `(state, event, now) -> (state, actions)`.
 
 A step that changes nothing returns the very same state, so that callers need not journal such an event.
 Updates are averaged in the order their reports were journalled; that order, the job's seed and the agents online
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from aggregator.coordinator import deploys, evaluations, lifecycle, rounds
-from aggregator.coordinator.accounts import account, account_energy, evaluate_faults, train_faults, why_unwanted
-from aggregator.coordinator.actions import Accumulate, AnyAction, Dropped, Forget, PublishStatus, SendOrder
+from aggregator.coordinator import deploys, lifecycle, reports
+from aggregator.coordinator.actions import AnyAction, Dropped, Forget, PublishStatus
 from aggregator.coordinator.blobs import job_blobs, live_blobs
 from aggregator.coordinator.events import (
     AgentLost,
@@ -29,17 +28,10 @@ from aggregator.coordinator.events import (
     Tick,
     TrainReported,
 )
-from aggregator.coordinator.fleet import dispatch, strike, take_order
-from aggregator.coordinator.messages import (
-    average_action,
-    export_action,
-    model_of,
-    order_message,
-    prepare_action,
-)
-from aggregator.coordinator.state import Agent, Job, Order, State
+from aggregator.coordinator.fleet import dispatch, strike
+from aggregator.coordinator.outstanding import expires_at, resume
+from aggregator.coordinator.state import Agent, State
 from aggregator.coordinator.turn import Turn
-from models.wire.messages import DeployReport, EvaluateReport, OrderKey, TrainReport
 
 
 def step(state: State, event: AnyEvent, now_s: float) -> tuple[State, tuple[AnyAction, ...]]:
@@ -52,58 +44,6 @@ def step(state: State, event: AnyEvent, now_s: float) -> tuple[State, tuple[AnyA
     dispatch(turn)
     _announce(turn, state)
     return turn.state, tuple(turn.actions)
-
-
-def resume(state: State, now_s: float) -> tuple[AnyAction, ...]:
-    """Everything outstanding in `state`, in the order it was first asked for, and every job's status.
-
-    `now_s` does not matter to what is outstanding; raise `Restarted` to give open orders their full time again.
-    """
-    found: list[tuple[int, int, AnyAction]] = []
-    for job in state.jobs.values():
-        found += [(serial, len(found) + index, action) for index, (serial, action) in enumerate(_effects(job))]
-    for agent in state.agents.values():
-        for order in agent.orders:
-            if order.sent_at is not None:
-                message = order_message(state.jobs[order.key.job], order.key)
-                found.append((order.serial, len(found), SendOrder(message)))
-    ordered = [action for _, _, action in sorted(found, key=lambda entry: entry[:2])]
-    return (*ordered, *(PublishStatus(job) for job in state.jobs))
-
-
-def next_deadline(state: State) -> float | None:
-    """When a `Tick` can next change something, in seconds since the epoch; None if nothing has a deadline."""
-    times = [_expires_at(state, order) for agent in state.agents.values() for order in agent.orders]
-    times += [
-        split.current.deadline_at
-        for job in state.jobs.values()
-        for split in job.splits.values()
-        if split.current is not None
-    ]
-    return min((time for time in times if time is not None), default=None)
-
-
-def _expires_at(state: State, order: Order) -> float | None:
-    return None if order.sent_at is None else order.sent_at + state.jobs[order.key.job].spec.deadline_s
-
-
-def _effects(job: Job) -> list[tuple[int, AnyAction]]:
-    """Outstanding effects of a job with their serials; running sums come first, since nothing waits for them."""
-    effects: list[tuple[int, AnyAction]] = []
-    if job.state == "exporting" and not all(split.bundle for split in job.final_splits):
-        effects.append((job.effect_serial, export_action(job)))
-    for split in job.splits.values() if not job.ended else ():
-        if split.phase == "preparing":
-            effects.append((split.effect_serial, prepare_action(job, split)))
-        elif split.phase == "averaging":
-            effects.append((split.effect_serial, average_action(job, split)))
-        elif split.current is not None:
-            base = model_of(job, split)
-            effects += [
-                (0, Accumulate(job.job, split.split, split.round, index, base, contribution))
-                for index, contribution in enumerate(split.current.contributions)
-            ]
-    return effects
 
 
 def _take(turn: Turn, event: AnyEvent) -> None:
@@ -120,13 +60,13 @@ def _take(turn: Turn, event: AnyEvent) -> None:
         case JobCancelled():
             _cancel(turn, event)
         case TrainReported(report=report):
-            _train_reported(turn, report)
+            reports.train_reported(turn, report)
         case EvaluateReported(report=report):
-            _evaluate_reported(turn, report)
+            reports.evaluate_reported(turn, report)
         case Deployed(report=report):
-            _deployed(turn, report)
+            reports.deployed(turn, report)
         case OrderFailed():
-            _order_failed(turn, event)
+            reports.order_failed(turn, event)
         case ModelReady():
             if not lifecycle.model_ready(turn, event):
                 turn.act(Dropped("", None, f"model of {event.job}/{event.split} round {event.round} is not waited for"))
@@ -156,7 +96,7 @@ def _agent_seen(turn: Turn, event: AgentSeen) -> None:
         return
     turn.put_agent(agent)
     if rebooted and agent.busy is not None:
-        _lose(turn, agent.busy, "the agent restarted")
+        reports.lose(turn, agent.busy, "the agent restarted")
     if turn.state.newest_deployed and (before is None or rebooted or not before.online):
         deploys.deploy_to(turn, turn.state.newest_deployed, event.agent)
 
@@ -167,7 +107,7 @@ def _agent_lost(turn: Turn, event: AgentLost) -> None:
         return
     turn.put_agent(msgspec.structs.replace(agent, online=False))
     for order in agent.orders:
-        _lose(turn, order.key, event.reason or "the agent went offline")
+        reports.lose(turn, order.key, event.reason or "the agent went offline")
 
 
 def _cancel(turn: Turn, event: JobCancelled) -> None:
@@ -187,103 +127,13 @@ def _effect_failed(turn: Turn, event: EffectFailed) -> None:
     lifecycle.end(turn, event.job, "failed", f"{what} {event.split or event.job} failed: {event.reason}")
 
 
-def _train_reported(turn: Turn, report: TrainReport) -> None:
-    if not _wanted(turn, report):
-        return
-    job = turn.state.jobs[report.key.job]
-    faults = train_faults(job, job.splits[report.key.split], report)
-    if faults:
-        _refuse(turn, report, faults)
-        return
-    _answered(turn, report)
-    rounds.reported(turn, report)
-
-
-def _evaluate_reported(turn: Turn, report: EvaluateReport) -> None:
-    if not _wanted(turn, report):
-        return
-    faults = evaluate_faults(turn.split(report.key.job, report.key.split), report)
-    if faults:
-        _refuse(turn, report, faults)
-        return
-    _answered(turn, report)
-    evaluations.reported(turn, report)
-
-
-def _deployed(turn: Turn, report: DeployReport) -> None:
-    if not _wanted(turn, report):
-        return
-    bundle = turn.split(report.key.job, report.key.split).bundle
-    if bundle is None or bundle.manifest.sha256 != report.bundle_sha256:
-        _refuse(turn, report, [f"another bundle is active: {report.bundle_sha256}"])
-        return
-    _answered(turn, report)
-    deploys.deployed(turn, report)
-
-
-def _wanted(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> bool:
-    """Whether the report is waited for; the joules of late work count all the same, once."""
-    reason = why_unwanted(turn.state, report.key)
-    if reason is None:
-        return True
-    turn.act(Dropped(report.key.agent, report.key, reason))
-    job = turn.state.jobs.get(report.key.job)
-    if job is not None and report.key in job.spent.unanswered:
-        account(turn, report)
-    if isinstance(report, TrainReport) and report.update.sha256 not in live_blobs(turn.state):
-        turn.act(Forget((report.update.sha256,)))
-    return False
-
-
-def _answered(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> None:
-    take_order(turn, report.key, answered=True)
-    strike(turn, report.key.agent, reset=True)
-    account(turn, report)
-
-
-def _refuse(turn: Turn, report: TrainReport | EvaluateReport | DeployReport, faults: list[str]) -> None:
-    reason = "; ".join(faults)
-    turn.act(Dropped(report.key.agent, report.key, reason, refused=True))
-    account_energy(turn, report.key, report.energy)
-    strike(turn, report.key.agent)
-    _lose(turn, report.key, reason, answered=True)
-    if isinstance(report, TrainReport) and report.update.sha256 not in live_blobs(turn.state):
-        turn.act(Forget((report.update.sha256,)))
-
-
-def _order_failed(turn: Turn, event: OrderFailed) -> None:
-    reason = why_unwanted(turn.state, event.key)
-    job = turn.state.jobs.get(event.key.job)
-    if reason is not None:
-        turn.act(Dropped(event.key.agent, event.key, reason))
-        if job is not None and event.key in job.spent.unanswered:
-            account_energy(turn, event.key, event.energy)
-        return
-    account_energy(turn, event.key, event.energy)
-    strike(turn, event.key.agent)
-    _lose(turn, event.key, event.reason, final=event.final, answered=True)
-
-
 def _expire(turn: Turn) -> None:
     for agent in list(turn.state.agents.values()):
         for order in agent.orders:
-            expires_at = _expires_at(turn.state, order)
-            if expires_at is not None and turn.now_s >= expires_at:
+            due_s = expires_at(turn.state, order)
+            if due_s is not None and turn.now_s >= due_s:
                 strike(turn, agent.agent)
-                _lose(turn, order.key, "no answer before the deadline", replace=False)
-
-
-def _lose(
-    turn: Turn, key: OrderKey, reason: str, *, final: bool = False, replace: bool = True, answered: bool = False
-) -> None:
-    """Close an order that came to nothing, and tell those who wait for it."""
-    take_order(turn, key, answered=answered)
-    if key.kind == "train":
-        rounds.lost(turn, key, reason, final=final, replace=replace)
-    elif key.kind == "evaluate":
-        evaluations.lost(turn, key, reason, final=final)
-    else:
-        deploys.lost(turn, key, reason)
+                reports.lose(turn, order.key, "no answer before the deadline", replace=False)
 
 
 def _restart(turn: Turn) -> None:

@@ -1,0 +1,126 @@
+"""Answers to orders, and orders that came to nothing: whether they count, what they cost, who is told."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aggregator.coordinator import deploys, evaluations, rounds
+from aggregator.coordinator.accounts import (
+    account,
+    account_energy,
+    deploy_faults,
+    evaluate_faults,
+    train_faults,
+    why_unwanted,
+)
+from aggregator.coordinator.actions import Dropped, Forget
+from aggregator.coordinator.blobs import live_blobs
+from aggregator.coordinator.events import OrderFailed
+from aggregator.coordinator.fleet import strike, take_order
+from aggregator.coordinator.turn import Turn
+from models.wire.messages import DeployReport, EvaluateReport, OrderKey, TrainReport
+
+
+def train_reported(turn: Turn, report: TrainReport) -> None:
+    """Count a finished round of local training, or drop it with a reason."""
+    if not _wanted(turn, report):
+        return
+    job = turn.state.jobs[report.key.job]
+    faults = train_faults(job, job.splits[report.key.split], report)
+    if faults:
+        _refuse(turn, report, faults)
+        return
+    _answered(turn, report)
+    rounds.reported(turn, report)
+
+
+def evaluate_reported(turn: Turn, report: EvaluateReport) -> None:
+    """Count an evaluation, or drop it with a reason."""
+    if not _wanted(turn, report):
+        return
+    faults = evaluate_faults(turn.split(report.key.job, report.key.split), report)
+    if faults:
+        _refuse(turn, report, faults)
+        return
+    _answered(turn, report)
+    evaluations.reported(turn, report)
+
+
+def deployed(turn: Turn, report: DeployReport) -> None:
+    """Note an active bundle, or drop the report with a reason."""
+    if not _wanted(turn, report):
+        return
+    faults = deploy_faults(turn.split(report.key.job, report.key.split), report)
+    if faults:
+        _refuse(turn, report, faults)
+        return
+    _answered(turn, report)
+    deploys.deployed(turn, report)
+
+
+def _wanted(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> bool:
+    """Whether the report is waited for; the joules of late work count all the same, once."""
+    reason = why_unwanted(turn.state, report.key)
+    if reason is None:
+        return True
+    turn.act(Dropped(report.key.agent, report.key, reason))
+    job = turn.state.jobs.get(report.key.job)
+    if job is not None and report.key in job.spent.unanswered:
+        account(turn, report)
+        _reject_update(turn, report)
+    return False
+
+
+def _answered(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> None:
+    take_order(turn, report.key, answered=True)
+    strike(turn, report.key.agent, reset=True)
+    account(turn, report)
+
+
+def _refuse(turn: Turn, report: TrainReport | EvaluateReport | DeployReport, faults: list[str]) -> None:
+    reason = "; ".join(faults)
+    turn.act(Dropped(report.key.agent, report.key, reason, refused=True))
+    account_energy(turn, report.key, report.energy)
+    strike(turn, report.key.agent)
+    _reject_update(turn, report)
+    lose(turn, report.key, reason, answered=True)
+
+
+def _reject_update(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> None:
+    """See to it that an update that does not count leaves the store, with its round if one is under way."""
+    if not isinstance(report, TrainReport):
+        return
+    split, sha256 = turn.split(report.key.job, report.key.split), report.update.sha256
+    if split.current is not None:
+        rejected = tuple(dict.fromkeys((*split.current.rejected, sha256)))
+        current = msgspec.structs.replace(split.current, rejected=rejected)
+        turn.put_split(report.key.job, msgspec.structs.replace(split, current=current))
+    elif sha256 not in live_blobs(turn.state):
+        turn.act(Forget((sha256,)))
+
+
+def order_failed(turn: Turn, event: OrderFailed) -> None:
+    """Give up an order whose agent could not do it; the joules it cost count."""
+    reason = why_unwanted(turn.state, event.key)
+    job = turn.state.jobs.get(event.key.job)
+    if reason is not None:
+        turn.act(Dropped(event.key.agent, event.key, reason))
+        if job is not None and event.key in job.spent.unanswered:
+            account_energy(turn, event.key, event.energy)
+        return
+    account_energy(turn, event.key, event.energy)
+    strike(turn, event.key.agent)
+    lose(turn, event.key, event.reason, final=event.final, answered=True)
+
+
+def lose(
+    turn: Turn, key: OrderKey, reason: str, *, final: bool = False, replace: bool = True, answered: bool = False
+) -> None:
+    """Close an order that came to nothing, and tell those who wait for it."""
+    take_order(turn, key, answered=answered)
+    if key.kind == "train":
+        rounds.lost(turn, key, reason, final=final, replace=replace)
+    elif key.kind == "evaluate":
+        evaluations.lost(turn, key, reason, final=final)
+    else:
+        deploys.lost(turn, key, reason)
