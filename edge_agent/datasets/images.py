@@ -1,0 +1,83 @@
+"""Reading one stored image: strict about its kind, careful about resizing, compact in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.datasets.layout import ENCODINGS
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+#: Domains whose values must not be mixed: class ids, and depth, where a mean of near and far is a place in the air.
+UNMIXED = frozenset({"segment_semantic", "depth_zbuffer"})
+_GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L", "I"})
+_MODES = {"rgb8": frozenset({"RGB"}), "grey8": frozenset({"L", "P"}), "grey16": _GREY16_MODES}
+_KIND = {"rgb8": "8-bit RGB", "grey8": "8-bit single channel", "grey16": "16-bit single channel"}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFault:
+    """One file of one sample that cannot be used, and why. The sample it belongs to is skipped, never replaced."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class ImageError(Exception):
+    """Carries the SampleFault of one image."""
+
+    def __init__(self, fault: SampleFault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+def read_image(path: Path, domain: str) -> Pixels:
+    """Pixels as stored: `[H, W, 3]` uint8, or `[H, W]` uint8 / uint16. Raises ImageError for whatever is wrong."""
+    from PIL import Image, UnidentifiedImageError
+
+    encoding = ENCODINGS[domain]
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _MODES[encoding]:
+                raise ImageError(SampleFault(path, f"mode {image.mode}, {domain} is {_KIND[encoding]}"))
+            pixels = np.asarray(image)
+    except FileNotFoundError:
+        raise ImageError(SampleFault(path, "missing")) from None
+    except UnidentifiedImageError:
+        raise ImageError(SampleFault(path, "not an image")) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(SampleFault(path, f"unreadable: {error}")) from error
+    if encoding != "grey16":
+        return np.asarray(pixels, np.uint8)
+    if pixels.size and not 0 <= int(pixels.min()) <= int(pixels.max()) <= 65_535:
+        raise ImageError(SampleFault(path, f"values outside 16 bits in {domain}"))
+    return pixels.astype(np.uint16)
+
+
+def resize(pixels: Pixels, domain: str, size: int) -> Pixels:
+    """Square version of `size` pixels: nearest neighbour for class ids and depth, area mean (shrinking) or bilinear
+    (enlarging) for everything else. Same type as given."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    if domain in UNMIXED:
+        rows, columns = (_nearest(length, size) for length in pixels.shape[:2])
+        nearest: Pixels = pixels[rows][:, columns]
+        return nearest
+    from PIL import Image
+
+    shrinking = min(pixels.shape[:2]) >= size
+    method = Image.Resampling.BOX if shrinking else Image.Resampling.BILINEAR
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((size, size), method))
+    mixed = np.asarray(Image.fromarray(pixels.astype(np.float32)).resize((size, size), method))
+    return np.asarray(np.rint(np.clip(mixed, 0, 65_535)), np.uint16)
+
+
+def _nearest(length: int, size: int) -> npt.NDArray[np.intp]:
+    return np.floor((np.arange(size) + 0.5) * length / size).astype(np.intp)

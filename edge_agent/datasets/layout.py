@@ -1,0 +1,136 @@
+"""Where the images of a dataset lie and what their files hold (Taskonomy's layout), and our manifest beside them.
+
+`<root>/<domain>/<building>/point_<P>_view_<V>_domain_<domain>.png`; one building is one client. A dataset made by
+this project carries `mas-dataset.json`; a real Taskonomy download does not, and is read all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+MANIFEST = "mas-dataset.json"
+MANIFEST_FORMAT = 1
+RGB = "rgb"
+DEPTH = "depth_zbuffer"
+_FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)_domain_([A-Za-z0-9_]+)\.png")
+
+Encoding = Literal["rgb8", "grey8", "grey16"]
+
+#: How each domain is stored. `grey8` is used for class ids.
+ENCODINGS: dict[str, Encoding] = {
+    "rgb": "rgb8",
+    "depth_zbuffer": "grey16",
+    "normal": "rgb8",
+    "segment_semantic": "grey8",
+    "keypoints2d": "grey16",
+    "edge_texture": "grey16",
+    "edge_occlusion": "grey16",
+    "reshading": "rgb8",
+    "principal_curvature": "rgb8",
+    "orientation": "rgb8",
+    "saliency": "grey16",
+}
+
+
+BYTES_PER_PIXEL: dict[Encoding, int] = {"rgb8": 3, "grey8": 1, "grey16": 2}
+
+
+class DatasetError(Exception):
+    """A dataset cannot be opened at all; `faults` holds one line for each reason."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sample:
+    """One view: all domains of it share these three."""
+
+    building: str
+    point: int
+    view: int
+
+
+class Generator(msgspec.Struct, frozen=True):
+    """How a dataset was made: running `command` with this version writes the same bytes again."""
+
+    command: str
+    seed: int
+    version: str
+
+
+class Buildings(msgspec.Struct, frozen=True):
+    """Building names by purpose; test buildings are never trained or validated on."""
+
+    train: list[str]
+    test: list[str]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Contents of `mas-dataset.json`. `images` counts the views of each building."""
+
+    format: int
+    name: str
+    generator: Generator
+    size: int
+    domains: list[str]
+    buildings: Buildings
+    classes: dict[int, str]
+    images: dict[str, int]
+
+    def to_json(self) -> bytes:
+        """Readable JSON with a final newline."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """The manifest of a dataset, None where there is none. Raises DatasetError for one that cannot be used."""
+    path = root / MANIFEST
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DatasetError([f"{path}: {error}"]) from error
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise DatasetError([f"{path}: {error}; make the dataset again or remove this file"]) from error
+    if manifest.format != MANIFEST_FORMAT:
+        raise DatasetError([f"{path}: format {manifest.format} (this version reads {MANIFEST_FORMAT})"])
+    return manifest
+
+
+def image_path(root: Path, domain: str, sample: Sample) -> Path:
+    """File of one domain of one view."""
+    name = f"point_{sample.point}_view_{sample.view}_domain_{domain}.png"
+    return root / domain / sample.building / name
+
+
+def parse_name(name: str) -> tuple[int, int, str] | None:
+    """`(point, view, domain)` of a file name, None if it is not of the layout."""
+    found = _FILE_NAME.fullmatch(name)
+    return (int(found[1]), int(found[2]), found[3]) if found else None
+
+
+def list_buildings(root: Path) -> list[str]:
+    """Building folders of the rgb domain, sorted."""
+    folder = root / RGB
+    if not folder.is_dir():
+        raise DatasetError([f"{folder} is not a folder; a dataset needs its pictures there"])
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_samples(root: Path, building: str, domain: str = RGB) -> list[Sample]:
+    """Views of a building that have a file in `domain`, sorted; files of other names are left to the checker."""
+    folder = root / domain / building
+    if not folder.is_dir():
+        return []
+    found = (parse_name(entry.name) for entry in folder.iterdir())
+    return sorted(Sample(building, name[0], name[1]) for name in found if name is not None and name[2] == domain)

@@ -1,0 +1,129 @@
+"""Writing a whole dataset of rendered buildings: jobs, files, manifest, attributions.
+
+A job is one room, because building a room costs more than looking at it. What a room looks like depends only on
+`(seed, building, room)`, and each view only on its point and view number besides, so neither the number of workers
+nor an interruption changes a byte. Files appear by rename; the manifest comes last, so a dataset that has one is whole.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from edge_agent.datasets.layout import (
+    MANIFEST_FORMAT,
+    Buildings,
+    Generator,
+    Manifest,
+)
+from tools.scenes.attributions import attributions
+from tools.scenes.catalogue import Model, read_catalogue
+from tools.scenes.encode import ENCODERS
+from tools.scenes.files import claim, finish, write_atomic
+from tools.scenes.job import POINTS_PER_ROOM, Plan, RoomJob, RoomResult, ScenesError, render_room
+from tools.scenes.roles import CLASSES
+from tools.scenes.styles import building_name, draw_style
+
+#: Goes up whenever the same seed would give other pictures.
+GENERATOR_VERSION = "scenes-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did; `notes` names furniture that could not be used."""
+
+    root: Path
+    written: int
+    kept: int
+    render_s: float
+    wall_s: float
+    notes: tuple[str, ...]
+
+
+def write_scenes(
+    plan: Plan,
+    catalogue: Path,
+    root: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda views: None,
+) -> Summary:
+    """Render every missing view of the plan under `root`, then write attributions and manifest.
+
+    `progress` is told how many views each finished room added. Raises ScenesError where the numbers make no sense,
+    FolderError where `root` holds something else, CatalogueError where the furniture cannot be used. On
+    KeyboardInterrupt rooms under way are finished, the rest is left for the next run of the same command.
+    """
+    started = time.monotonic()
+    if faults := plan.faults():
+        raise ScenesError("; ".join(faults))
+    models = read_catalogue(catalogue)
+    generator = Generator(plan.command(), plan.seed, GENERATOR_VERSION)
+    claim(root, generator)
+    results: list[RoomResult] = []
+    for result in _run(_jobs(plan, catalogue, root), workers):
+        results.append(result)
+        progress(result.written + result.kept)
+    _finish(plan, generator, models, root)
+    return Summary(
+        root,
+        sum(result.written for result in results),
+        sum(result.kept for result in results),
+        sum(result.render_s for result in results),
+        time.monotonic() - started,
+        tuple(sorted({note for result in results for note in result.notes})),
+    )
+
+
+def total_views(plan: Plan) -> int:
+    """Number of views of the whole plan."""
+    return plan.views * (plan.buildings * plan.points + plan.test_buildings * plan.test_points)
+
+
+def _jobs(plan: Plan, catalogue: Path, root: Path) -> list[RoomJob]:
+    return [
+        RoomJob(plan, catalogue, root, building, room)
+        for building in range(plan.buildings + plan.test_buildings)
+        for room in range(-(-plan.points_of(building) // POINTS_PER_ROOM))
+    ]
+
+
+def _run(jobs: list[RoomJob], workers: int) -> Iterable[RoomResult]:
+    if workers <= 1:
+        yield from map(render_room, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt) as pool:
+        futures = [pool.submit(render_room, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C is the parent's to handle: it lets rooms under way finish and starts no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _finish(plan: Plan, generator: Generator, models: tuple[Model, ...], root: Path) -> None:
+    names = [building_name(number) for number in range(plan.buildings + plan.test_buildings)]
+    manifest = Manifest(
+        format=MANIFEST_FORMAT,
+        name="scenes",
+        generator=generator,
+        size=plan.size,
+        domains=list(ENCODERS),
+        buildings=Buildings(names[: plan.buildings], names[plan.buildings :]),
+        classes=dict(CLASSES),
+        images={name: plan.points_of(number) * plan.views for number, name in enumerate(names)},
+    )
+    styles = [draw_style(plan.seed, number, models) for number in range(len(names))]
+    write_atomic(root / "ATTRIBUTIONS.md", attributions(styles).encode())
+    finish(root, manifest)
