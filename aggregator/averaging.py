@@ -49,7 +49,7 @@ class RunningAverage:
     """
 
     def __init__(self, base: Mapping[str, Floats], workers: int = 1) -> None:
-        self._base = {name: np.ascontiguousarray(array, np.float32) for name, array in base.items()}
+        self._base = {name: np.asarray(array, np.float32, order="C") for name, array in base.items()}
         self._sums = {name: np.zeros(array.size, np.float32) for name, array in self._base.items()}
         self._waiting: list[tuple[State, np.float32]] = []
         self._workers = workers

@@ -26,6 +26,8 @@ Groups = tuple[tuple[int, ...], ...]
 
 #: Work triples with each task; at 20 a split still takes well under a minute.
 MAX_TASKS = 20
+#: Larger values are a mistake somewhere, and their sums would not be finite.
+LARGEST = 1e100
 #: Listing every partition is left to small cases: 9 tasks have 21147.
 MAX_RANKED_TASKS = 9
 TIE = 1e-12
@@ -53,8 +55,8 @@ def validate_affinity(tasks: object, affinity: object) -> list[str]:
         for target, value in enumerate(row):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 faults.append(f"affinity[{source}][{target}] is {value!r}, not a number")
-            elif not math.isfinite(value) or abs(value) > 1e100:
-                faults.append(f"affinity[{source}][{target}] is {value}, not a finite number of sensible size")
+            elif not abs(value) <= LARGEST:
+                faults.append(f"affinity[{source}][{target}] is {value!s:.40}, not a number up to {LARGEST:g}")
     return faults
 
 

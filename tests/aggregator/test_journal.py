@@ -1,0 +1,131 @@
+"""The journal: in order, safe before it returns, and clear about what it cannot read."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from lab import CAPABILITIES, SPEC, Lab
+
+import aggregator.journal as journal_module
+from aggregator.coordinator import Coordinator
+from aggregator.coordinator import events as ev
+from aggregator.journal import SCHEMA_VERSION, Journal, JournalError
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'journal.db'}"
+
+
+def database(url: str) -> sqlite3.Connection:
+    return sqlite3.connect(url.removeprefix("sqlite:///"))
+
+
+def change(url: str, statement: str, *values: object) -> None:
+    connection = database(url)
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+@pytest.mark.parametrize("count", [0, 9, 10, 25])
+def test_events_come_back_in_order_with_their_times(url: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_PAGE", 10)
+    events = [ev.AgentSeen(f"a{index}", "b", CAPABILITIES) for index in range(count)]
+    with Journal(url) as journal:
+        for index, event in enumerate(events):
+            journal.append(event, 1e9 + index / 3)
+    with Journal(url) as journal:
+        assert len(journal) == count
+        assert list(journal.replay()) == [(event, 1e9 + index / 3) for index, event in enumerate(events)]
+
+
+def test_a_whole_job_is_rebuilt_from_it(url: str) -> None:
+    lab = Lab().fleet(4).submit().run()
+    with Journal(url) as journal:
+        for event, at_s in lab.log.entries:
+            journal.append(event, at_s)
+    with Journal(url) as journal:
+        assert Coordinator(journal).state == lab.core.state
+
+
+def test_an_event_is_safe_before_anything_is_done_about_it(url: str) -> None:
+    with Journal(url) as journal:
+        core = Coordinator(journal)
+        core.handle(ev.JobSubmitted("job", SPEC), 5.0)
+        connection = database(url)
+        assert connection.execute("select count(*) from journal_events").fetchone() == (1,)
+        connection.close()
+
+
+def test_sqlite_syncs_every_commit(url: str) -> None:
+    with Journal(url) as journal, journal._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_what_cannot_be_written_does_not_happen(url: str) -> None:
+    with Journal(url) as journal:
+        core = Coordinator(journal)
+        core.handle(ev.AgentSeen("a0", "b", CAPABILITIES), 1.0)
+        with Journal(url) as other:
+            other.append(ev.AgentLost("a0", "?"), 2.0)
+        before = core.state
+        with pytest.raises(JournalError, match="no other aggregator uses it"):
+            core.handle(ev.JobSubmitted("job", SPEC), 3.0)
+        assert core.state is before
+
+
+def test_events_without_effect_are_not_kept(url: str) -> None:
+    with Journal(url) as journal:
+        core = Coordinator(journal)
+        core.handle(ev.AgentSeen("a0", "b", CAPABILITIES), 1.0)
+        core.handle(ev.Tick(), 2.0)
+        core.handle(ev.AgentSeen("a0", "b", CAPABILITIES), 3.0)
+        core.handle(ev.AgentLost("a7", "never met"), 4.0)
+        assert len(journal) == 1
+
+
+def test_a_journal_of_another_version_is_left_alone(url: str) -> None:
+    with Journal(url):
+        pass
+    change(url, "update journal_about set value = ?", SCHEMA_VERSION + 1)
+    said = f"schema version {SCHEMA_VERSION + 1}, this program knows {SCHEMA_VERSION}"
+    with pytest.raises(JournalError, match=said):
+        Journal(url)
+
+
+@pytest.mark.parametrize("damage", [b"\xc1", b"", b"\x81\xa5event\xa4Nope"])
+def test_a_damaged_event_is_named(url: str, damage: bytes) -> None:
+    with Journal(url) as journal:
+        journal.append(ev.JobCancelled("x"), 1.0)
+        journal.append(ev.JobCancelled("y"), 2.0)
+    change(url, "update journal_events set body = ? where seq = 2", damage)
+    with Journal(url) as journal, pytest.raises(JournalError, match="event 2 of the journal is damaged"):
+        list(journal.replay())
+
+
+def test_a_gap_is_named(url: str) -> None:
+    with Journal(url) as journal:
+        for index in range(4):
+            journal.append(ev.JobCancelled(f"j{index}"), 1.0)
+    change(url, "delete from journal_events where seq in (2, 3)")
+    with Journal(url) as journal, pytest.raises(JournalError, match="events 2 to 3 are missing"):
+        list(journal.replay())
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////nowhere/at/all/journal.db", "nonsense", "mysql+nodriver://user:secret@host/db"]
+)
+def test_a_store_that_cannot_be_opened_says_what_to_do(url: str) -> None:
+    with pytest.raises(JournalError, match="check the URL, the folder and its permissions") as caught:
+        Journal(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database(url: str) -> None:
+    Path(url.removeprefix("sqlite:///")).write_bytes(b"not a database at all" * 100)
+    with pytest.raises(JournalError):
+        Journal(url)
