@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from tools.cli.errors import fail, failing_on
 
 
 def demo_command(
-    photos: Path = typer.Option(None, "--photos", help="Train on this folder of photographs instead of rendered rooms."),
+    photos: Path = typer.Option(
+        None, "--photos", help="Train on this folder of photographs instead of rendered rooms."
+    ),
     data: Path = typer.Option(None, "--data", help="Train on this dataset (Taskonomy layout) instead."),
     tasks: str = typer.Option("", "--tasks", help="Task letters; sdnkt, or for photographs aktov."),
     agents: int = typer.Option(8, "--agents", min=1, help="How many agents, each a process."),
@@ -22,7 +25,9 @@ def demo_command(
     seed: int = typer.Option(0, "--seed", min=0, help="Everything random follows from it."),
     size: int = typer.Option(64, "--size", min=32, max=512, help="Pictures are trained at this many pixels a side."),
     broker: str = typer.Option("", "--broker", help="URL of an MQTT 5 broker; an embedded one without it."),
-    watts_per_core: float = typer.Option(5.0, "--watts-per-core", min=0.1, help="For the estimate, where no meter exists."),
+    watts_per_core: float = typer.Option(
+        5.0, "--watts-per-core", min=0.1, help="For the estimate, where no meter exists."
+    ),
     out: Path = typer.Option(Path("mas-demo"), "--out", "-o", help="Folder for the report, logs and devices."),
     json_file: Path = typer.Option(None, "--json", help="Write the figures to this file too."),
 ) -> None:
@@ -37,7 +42,10 @@ def demo_command(
     from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, deal
     from tools.demo.processes import ProcessDied
     from tools.demo.run import Demo, DemoError, run_demo
+    from tools.scenes.files import FolderError
 
+    # The processes are stopped by leaving a context, so an ending must come as an exception.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if photos is not None and data is not None:
         raise fail("give either --photos or --data", 2)
     console = Console()
@@ -48,13 +56,22 @@ def demo_command(
     from edge_agent.datasets import DatasetError, read_manifest
 
     with failing_on(
-        PlanError, DemoError, ProcessDied, BrokerError, FleetError, LinkError, BlobUnavailable, DatasetError, OSError
+        PlanError,
+        DemoError,
+        ProcessDied,
+        BrokerError,
+        FleetError,
+        LinkError,
+        BlobUnavailable,
+        DatasetError,
+        FolderError,
+        OSError,
     ):
         root = data or PACK
         if photos is not None:
             from tools.demo.photos import dataset_of
 
-            root = dataset_of(photos, out / "photographs", size, seed, console)
+            root = dataset_of(photos, out / "photographs", size, agents, seed, console)
         manifest = read_manifest(root)
         if manifest is None:
             raise PlanError(f"{root} has no mas-dataset.json that says which buildings are for testing")

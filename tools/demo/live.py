@@ -105,7 +105,9 @@ class Display:
         return [m for at_s, m in self._working.values() if now_s - at_s < _FRESH_S]
 
     def _bars(self) -> Progress:
-        bars = Progress(TextColumn("{task.description:<11}"), BarColumn(bar_width=30), TextColumn("{task.fields[note]}"))
+        bars = Progress(
+            TextColumn("{task.description:<11}"), BarColumn(bar_width=30), TextColumn("{task.fields[note]}")
+        )
         for scheme in self._schemes:
             status = self._statuses.get(scheme)
             done, total = rounds_done(status) if status else (0, 1)

@@ -40,14 +40,14 @@ class Processes:
         return self
 
     def start(self, name: str, arguments: Sequence[str]) -> Running:
-        """Start `python -m <arguments>`, its output in `<name>.log`."""
+        """Start `python -m <arguments>`, its output in `<name>.log`; it ends with this process, whatever ends this one."""
         log = self._log_dir / f"{name}.log"
         # One compute thread each: eight trainers share the machine's cores.
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "tools.demo.child", *arguments],
+                stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=environ,
@@ -68,18 +68,17 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The broker was started first and goes last, so that the others can say goodbye.
-        for running in reversed(self._running[1:]):
+        for running in self._running:
             _signal(running.process, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_S
-        for running in reversed(self._running):
-            if running is self._running[0]:
-                _signal(running.process, signal.SIGTERM)
+        for running in self._running:
             try:
                 running.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(running.process, signal.SIGKILL)
                 running.process.wait()
+            if running.process.stdin is not None:
+                running.process.stdin.close()
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -80,9 +80,7 @@ def _services(demo: Demo, url: str) -> list[tuple[str, str, list[str]]]:
         data = _toml(root=str(demo.data_root), train=list(plan.train), test=list(plan.test))
         trainer = _toml(threads=1, keep_warm=True)
         power = _toml(source="auto", watts_per_core=demo.watts_per_core)
-        rows.append(
-            (plan.agent, f"{head}\n[data]\n{data}\n[trainer]\n{trainer}\n[power]\n{power}", ["agent", "run"])
-        )
+        rows.append((plan.agent, f"{head}\n[data]\n{data}\n[trainer]\n{trainer}\n[power]\n{power}", ["agent", "run"]))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -48,28 +48,34 @@ def summarise(records: Mapping[str, Json], tasks: Sequence[str], agents: Sequenc
 
 
 def table(summary: Json) -> Table:
-    """The schemes side by side."""
-    table = Table(title="Three schemes, the same rounds, data and seed")
-    for heading in ("", "total loss", *(letters([task]) for task in summary["tasks"]), "energy", "vs one-by-one"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_column("train s", justify="right")
-    table.add_column("wall s", justify="right")
-    table.add_column("MB up / down", justify="right")
-    base_j = summary["schemes"]["one-by-one"]["energy_j"]
-    for scheme, row in summary["schemes"].items():
-        energy_j = row["energy_j"]
-        ratio = f"{energy_j / base_j:.2f}" if energy_j is not None and base_j else "-"
-        table.add_row(
-            scheme,
-            "-" if row["total_loss"] is None else f"{row['total_loss']:.3f}",
-            *(f"{row['losses'][task]:.3f}" if task in row["losses"] else "-" for task in summary["tasks"]),
-            joules(energy_j, row["energy_state"]),
-            ratio,
-            f"{row['train_s']:.0f}",
-            f"{row['wall_s']:.0f}",
-            f"{row['bytes_up'] / 1e6:.1f} / {row['bytes_down'] / 1e6:.1f}",
-        )
-    return table
+    """The schemes side by side, a column each."""
+    schemes: Json = summary["schemes"]
+    shown = Table(title="Three schemes, the same rounds, data and seed", title_justify="left")
+    shown.add_column("")
+    for scheme in schemes:
+        shown.add_column(scheme, justify="right")
+
+    def row(name: str, cell: Callable[[Json], str], end: bool = False) -> None:
+        shown.add_row(name, *(cell(values) for values in schemes.values()), end_section=end)
+
+    row("total loss, held-out", lambda values: _number(values["total_loss"]))
+    for task in summary["tasks"]:
+        row(f"  {task}", lambda values, task=task: _number(values["losses"].get(task)), task == summary["tasks"][-1])  # type: ignore[misc]
+    base_j = schemes["one-by-one"]["energy_j"]
+    row("energy of the devices", lambda values: joules(values["energy_j"], values["energy_state"]))
+    row("  vs one-by-one", lambda values: _ratio(values["energy_j"], base_j), True)
+    row("training, all devices", lambda values: f"{values['train_s']:.0f} s")
+    row("from start to bundles", lambda values: f"{values['wall_s']:.0f} s")
+    row("sent by / to agents", lambda values: f"{values['bytes_up'] / 1e6:.1f} / {values['bytes_down'] / 1e6:.1f} MB")
+    return shown
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _ratio(energy_j: float | None, base_j: float | None) -> str:
+    return f"{energy_j / base_j:.2f}" if energy_j is not None and base_j else "-"
 
 
 def why(summary: Json, record: Json) -> str:
@@ -78,7 +84,9 @@ def why(summary: Json, record: Json) -> str:
     if not decision:
         return "MAS did not split the tasks."
     groups = " | ".join(letters(group) for group in decision["splits"])
-    lines = [f"MAS split the tasks into {groups}, score {decision['score']:+.4f}, from the affinities measured while merged"]
+    lines = [
+        f"MAS split the tasks into {groups}, score {decision['score']:+.4f}, from the affinities measured while merged"
+    ]
     others = [alternative for alternative in decision["alternatives"] if alternative["splits"] != decision["splits"]]
     if others:
         runner_up = " | ".join(letters(group) for group in others[0]["splits"])
