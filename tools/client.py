@@ -19,6 +19,7 @@ from models.wire.codec import WireError, decode, encode
 from models.wire.job import JobSpec
 from models.wire.messages import (
     CancelJob,
+    Chunk,
     JobAccepted,
     JobRecord,
     JobStatus,
@@ -154,7 +155,8 @@ class FleetClient:
         if not received.payload:
             return
         message = decode(received.payload, address.kind)
-        if self._exchange.handle(address, message):
+        if isinstance(message, Chunk):
+            self._exchange.handle(address, message)
             return
         future = self._answers.get(getattr(message, "request", ""))
         if future is not None and not future.done():
