@@ -201,7 +201,7 @@ class Renderer:
             way /= np.maximum(reach, 1e-6)[:, None]
             cosine = _dot(normals, way)
             lit = np.flatnonzero((cosine > 0) & (_dot(flat, way) > 0))
-            seen = self._visible(points[lit], way[lit], reach[lit] * 0.995)
+            seen = self._visible(points[lit], way[lit], reach[lit] * np.float32(0.995))
             lit = lit[seen]
             total[lit] += (cosine[lit] / (0.4 + reach[lit] ** 2))[:, None] * np.asarray(lamp.strength, np.float32)
         if max(self._soup.sun_strength) > 0:
