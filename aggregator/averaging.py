@@ -26,7 +26,7 @@ State = dict[str, Floats]
 #: Elements of one block: its part of the sum stays in cache while the waiting updates are added to it.
 BLOCK = 2**18
 #: Updates are added several at a time, because reading and writing the sum costs twice what reading an update does.
-WAITING_UPDATES = 4
+WAITING_UPDATES = 8
 #: Few updates wait when they are large.
 WAITING_BYTES = 256 * 2**20
 
@@ -50,7 +50,9 @@ class RunningAverage:
 
     def __init__(self, base: Mapping[str, Floats], workers: int = 1) -> None:
         self._base = {name: np.asarray(array, np.float32, order="C") for name, array in base.items()}
-        self._sums = {name: np.zeros(array.size, np.float32) for name, array in self._base.items()}
+        self._sums = {name: np.empty(array.size, np.float32) for name, array in self._base.items()}
+        self._begun = False
+        self._ended = False
         self._waiting: list[tuple[State, np.float32]] = []
         self._workers = workers
         self._bytes = sum(array.nbytes for array in self._sums.values())
@@ -64,6 +66,8 @@ class RunningAverage:
 
     def add(self, delta: Mapping[str, Floats], weight: float) -> None:
         """Add one update; its arrays must not be changed afterwards. Raises ValueError if it is not like the base."""
+        if self._ended:
+            raise RuntimeError("the result was taken already: begin another RunningAverage")
         faults = self._faults(delta, weight)
         if faults:
             raise ValueError("; ".join(faults))
@@ -85,34 +89,53 @@ class RunningAverage:
         return faults
 
     def _fold(self) -> None:
-        if self._workers == 1:
-            self._fold_blocks(self._blocks)
-        else:
-            share = math.ceil(len(self._blocks) / self._workers)
-            parts = [self._blocks[start : start + share] for start in range(0, len(self._blocks), max(1, share))]
-            with ThreadPoolExecutor(self._workers) as pool:
-                list(pool.map(self._fold_blocks, parts))
+        """Add the waiting updates to the sum."""
+        self._over_blocks(self._fold_blocks)
+        self._begun = True
         self._waiting.clear()
+
+    def _over_blocks(self, work: Callable[[list[_Block]], None]) -> None:
+        """Let each thread do its share of the blocks."""
+        if self._workers == 1:
+            work(self._blocks)
+            return
+        share = max(1, math.ceil(len(self._blocks) / self._workers))
+        parts = [self._blocks[start : start + share] for start in range(0, len(self._blocks), share)]
+        with ThreadPoolExecutor(self._workers) as pool:
+            list(pool.map(work, parts))
 
     def _fold_blocks(self, blocks: list[_Block]) -> None:
         scratch = np.empty(max((block.stop - block.start for block in blocks), default=0), np.float32)
         for name, start, stop in blocks:
             total, scaled = self._sums[name][start:stop], scratch[: stop - start]
-            for delta, weight in self._waiting:
-                np.multiply(delta[name][start:stop], weight, out=scaled)
-                np.add(total, scaled, out=total)
+            for number, (delta, weight) in enumerate(self._waiting):
+                if number == 0 and not self._begun:
+                    np.multiply(delta[name][start:stop], weight, out=total)
+                else:
+                    np.multiply(delta[name][start:stop], weight, out=scaled)
+                    np.add(total, scaled, out=total)
 
     def result(self) -> State:
-        """The averaged model; raises ZeroWeightError if the weights sum to zero."""
+        """The averaged model, which takes the sum's place in memory: asked for once, and nothing is added after it.
+
+        Raises ZeroWeightError if the weights sum to zero.
+        """
         if self.weight <= 0:
             raise ZeroWeightError(f"{self.updates} updates weigh nothing together: no samples to average over")
-        self._fold()
-        scale = np.float32(self.weight)
-        averaged: State = {}
-        for name, array in self._base.items():
-            change = (self._sums[name] / scale).reshape(array.shape)
-            averaged[name] = np.add(change, array, out=change)
-        return averaged
+        if self._ended:
+            raise RuntimeError("the result was taken already: begin another RunningAverage")
+        if self._waiting:
+            self._fold()
+        self._ended = True
+        self._over_blocks(self._finish_blocks)
+        return {name: self._sums.pop(name).reshape(array.shape) for name, array in self._base.items()}
+
+    def _finish_blocks(self, blocks: list[_Block]) -> None:
+        weight = np.float32(self.weight)
+        for name, start, stop in blocks:
+            total = self._sums[name][start:stop]
+            np.divide(total, weight, out=total)
+            np.add(total, self._base[name].reshape(-1)[start:stop], out=total)
 
 
 class AveragingSpeed(NamedTuple):
@@ -129,7 +152,7 @@ class AveragingSpeed(NamedTuple):
 
 
 def bench_averaging(
-    model_bytes: int = 16 * 2**20, updates: int = 16, workers: int = 0, repeats: int = 5
+    model_bytes: int = 16 * 2**20, updates: int = 32, workers: int = 0, repeats: int = 5
 ) -> AveragingSpeed:
     """Measure `RunningAverage` against `np.sum` over the same updates, turn by turn; the best of `repeats` counts.
 
