@@ -39,7 +39,7 @@ def demo_command(
     from models.tasks import UnknownTasksError, parse_tasks
     from tools.broker import BrokerError
     from tools.client import FleetError
-    from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, deal
+    from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, check_labels, deal
     from tools.demo.processes import ProcessDied
     from tools.demo.run import Demo, DemoError, run_demo
     from tools.scenes.files import FolderError
@@ -75,6 +75,7 @@ def demo_command(
         manifest = read_manifest(root)
         if manifest is None:
             raise PlanError(f"{root} has no mas-dataset.json that says which buildings are for testing")
+        check_labels(manifest.domains, wanted)
         settings = DemoSettings(wanted, agents, rounds or DEFAULT_ROUNDS, max_splits, seed, size)
         plans = deal(manifest.buildings.train, manifest.buildings.test, agents)
         command = shlex.join(["mas", *sys.argv[1:]])

@@ -56,6 +56,15 @@ def deal(train: Sequence[str], test: Sequence[str], agents: int) -> list[AgentPl
     return plans
 
 
+def check_labels(domains: Sequence[str], tasks: Sequence[str]) -> None:
+    """Raises PlanError when the dataset has no labels for some of the tasks."""
+    missing = [task for task in tasks if task not in domains]
+    if missing:
+        raise PlanError(
+            f"the dataset has no labels for {', '.join(missing)}; it has {', '.join(domains)}. Choose others with --tasks"
+        )
+
+
 def job_spec(scheme: str, settings: DemoSettings) -> JobSpec:
     """The job of one scheme; all schemes share every setting."""
     clients = max(1, settings.agents // 2)
