@@ -17,14 +17,15 @@ def open_meter(config: PowerConfig, cpu_clock: Callable[[], float]) -> tuple[Met
     Raises PowerSourceError when a source is asked for by name and cannot be read.
     """
     if config.source == "none":
-        return NoMeter("power.source is \"none\""), "metering is switched off"
+        return NoMeter('power.source is "none"'), "metering is switched off"
     if config.source == "estimate":
-        return CpuTimeEstimate(config.watts_per_core, cpu_clock), "power.source is \"estimate\""
+        return CpuTimeEstimate(config.watts_per_core, cpu_clock), 'power.source is "estimate"'
     try:
         source = JetsonSysfs(Path(config.root))
         source.read_w()
     except PowerSourceError as error:
         if config.source != "auto":
             raise
-        return CpuTimeEstimate(config.watts_per_core, cpu_clock), f"no meter found ({error}); falling back to an estimate"
+        why = f"no meter found ({error}); falling back to an estimate"
+        return CpuTimeEstimate(config.watts_per_core, cpu_clock), why
     return SampledMeter(source, config.period_s), f"{source.name} reads real power, scope {source.scope}"

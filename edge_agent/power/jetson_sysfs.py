@@ -24,7 +24,8 @@ class Rail:
         try:
             return int(self.voltage_mv.read_text()) * int(self.current_ma.read_text()) / 1e6
         except PermissionError as error:
-            raise PowerSourceError(f"rail {self.label}: permission denied; give the agent's user read access") from error
+            reason = "permission denied; give the agent's user read access"
+            raise PowerSourceError(f"rail {self.label}: {reason}") from error
         except (OSError, ValueError) as error:
             raise PowerSourceError(f"rail {self.label}: {error}") from error
 
@@ -48,17 +49,23 @@ class JetsonSysfs:
 def find_rails(root: Path) -> list[Rail]:
     """Rails of every INA3221; channel 7 (the sum of shunts) and unconnected (`NC`) rails are left out.
 
-    Raises PowerSourceError when there is none.
+    Raises PowerSourceError when there is none, or one that cannot be read.
     """
     rails: list[Rail] = []
     for folder in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*")):
         for channel in (1, 2, 3):
+            path = folder / f"in{channel}_label"
             try:
-                label = (folder / f"in{channel}_label").read_text().strip()
-            except OSError:
+                label = path.read_text().strip()
+            except FileNotFoundError:
                 continue  # a channel without a label is not wired up
+            except PermissionError as error:
+                raise PowerSourceError(f"{path}: permission denied; give the agent's user read access") from error
+            except OSError as error:
+                raise PowerSourceError(f"{path}: {error}") from error
             if label != "NC":
                 rails.append(Rail(label, folder / f"in{channel}_input", folder / f"curr{channel}_input"))
     if not rails:
-        raise PowerSourceError("no INA3221 power monitor under /sys/bus/i2c/drivers/ina3221 (not a Jetson with JetPack 5+)")
+        where = "/sys/bus/i2c/drivers/ina3221"
+        raise PowerSourceError(f"no INA3221 power monitor under {where} (not a Jetson with JetPack 5+)")
     return rails
