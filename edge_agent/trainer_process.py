@@ -102,7 +102,8 @@ class TrainerProcess:
         except asyncio.TimeoutError:
             process.kill()
             await process.wait()
-        self._cpu_clock.watch(None)
+        if self._process is None:  # else the next trainer was started meanwhile, and is the one that is watched
+            self._cpu_clock.watch(None)
 
     def _stay(self) -> None:
         if self._idle is not None:
