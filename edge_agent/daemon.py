@@ -91,6 +91,7 @@ class Daemon:
         self._drops = Drops(log)
         self._current: asyncio.Task[Answer] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._offered: set[str] = set()
         self._aggregator_online = False
         self._done = self._failed = 0
         self._last_failure = ""
@@ -198,6 +199,10 @@ class Daemon:
         if expiry_s is not None and expiry_s < order.ttl_s:
             order = _with_ttl(order, expiry_s)
         answer = self._queue.offer(order)
+        if isinstance(answer, TrainReport) and not self._store.has(answer.update.sha256):
+            # The aggregator had the update and lost it before it counted (it was killed just then): train again.
+            self._queue.forget(order.key)
+            answer = self._queue.offer(order)
         if answer is not None:
             self._spawn(self._say(answer))
 
@@ -213,6 +218,7 @@ class Daemon:
     async def _work(self) -> None:
         while True:
             queued = await self._queue.take()
+            self._withdraw_updates()
             if self._queue.expired(queued):
                 answer: Answer | None = OrderFailed(queued.order.key, "it waited here beyond its deadline")
             else:
@@ -225,7 +231,7 @@ class Daemon:
                     self._offer(answer.update)
                 await self._say(answer)
             self._write_status()
-            await asyncio.to_thread(self._store.prune, (), self._config.max_store_bytes)
+            await self._prune()
 
     async def _attempt(self, order: Order) -> Answer | None:
         """Do an order in a task of its own, so that a CancelOrder can stop it; None when it was."""
@@ -249,15 +255,32 @@ class Daemon:
             self._done += 1
 
     def _offer(self, update: BlobRef) -> None:
-        """Serve an update until the aggregator has it."""
+        """Serve an update until the aggregator has it, or sends another order."""
 
         def arrived(_: str) -> None:
             if self._queue.current is None:
                 self._ledger.switch("wait")
-            self._exchange.forget(update.sha256)
-            self._store.discard(update.sha256)
+            self._withdraw_updates()
 
+        self._offered.add(update.sha256)
         self._exchange.offer(update, self._topics.upload(self._config.id, update.sha256), arrived)
+
+    def _withdraw_updates(self) -> None:
+        """The aggregator sends an order at a time: what it has not fetched before the next one, it does not want."""
+        for sha256 in self._offered:
+            self._exchange.forget(sha256)
+            try:
+                self._store.discard(sha256)
+            except BlobStoreError as error:
+                log.warning("an update stays here: %s", error)
+        self._offered.clear()
+
+    async def _prune(self) -> None:
+        """Keep the blob store small. What stands in the way (a file that goes meanwhile) is no reason to end."""
+        try:
+            await asyncio.to_thread(self._store.prune, tuple(self._offered), self._config.max_store_bytes)
+        except BlobStoreError as error:
+            log.warning("the blob store was not tidied: %s", error)
 
     async def _fetch(self, ref: BlobRef, timeout_s: float) -> tuple[Path, int]:
         route = Route.agent_from_aggregator(self._topics, self._config.id, ref.sha256)
@@ -267,6 +290,8 @@ class Daemon:
         return path, traffic.bytes_down
 
     def _tell(self, key: OrderKey, step: Step) -> None:
+        if not self._link.connected:
+            return  # nobody is helped by hearing of it later
         self._spawn(self._say(progress(key, step, self._meter.power_w(), self._meter.state)))
 
     # --- status ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a device can offer a job: its labels, and how many pictures it may train on and evaluate on. Opens no picture."""
+"""What a device can offer a job: its labels, and how many pictures it may train and evaluate on. Opens no picture."""
 
 from __future__ import annotations
 

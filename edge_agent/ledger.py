@@ -89,7 +89,7 @@ class Ledger:
 
 
 def _fill(phase: Phase, start_s: float, end_s: float, cpu_s: float, inner: Sequence[Window]) -> list[Window]:
-    """Cut [start_s, end_s] into the `inner` windows and, between them, windows of `phase` that share the remaining CPU."""
+    """Cut [start_s, end_s] into the `inner` windows and, between them, windows of `phase` that share the other CPU."""
     clipped = [
         Window(w.phase, max(w.start_s, start_s), min(w.end_s, end_s), w.cpu_s)
         for w in inner

@@ -1,4 +1,4 @@
-"""The orders of a device: each is done once, in order of arrival; a repeated order is answered again, not done again."""
+"""The orders of a device: each is done once, in order of arrival; one that comes again is answered, not done, again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Queued:
 
 
 class OrderQueue:
-    """A bounded queue with a memory. When it is full the newest order is refused, since the aggregator can ask others."""
+    """A bounded queue with a memory. A full one refuses the newest order, since the aggregator can ask others."""
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self._limit, self._clock = limit, clock
@@ -60,6 +60,10 @@ class OrderQueue:
             while len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
         self.current = None
+
+    def forget(self, key: OrderKey) -> None:
+        """Let go of the answer to an order, so that it is done again when it comes again."""
+        self._answers.pop(key, None)
 
     def cancel(self, key: OrderKey) -> bool:
         """Forget a waiting order; True when it is the current one, which the caller has to stop."""
