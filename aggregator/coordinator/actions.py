@@ -97,7 +97,11 @@ class PublishStatus(Action, frozen=True):
 
 
 class Forget(Action, frozen=True):
-    """No outstanding work needs these blobs any more."""
+    """No outstanding work needs these blobs any more.
+
+    To be done before the next event, and not to blobs that are just being fetched or made: two jobs alike make the
+    same bytes, and an event still to come may name a blob that this one lets go.
+    """
 
     sha256s: tuple[str, ...]
 

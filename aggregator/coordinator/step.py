@@ -97,8 +97,10 @@ def _agent_seen(turn: Turn, event: AgentSeen) -> None:
     turn.put_agent(agent)
     if rebooted and agent.busy is not None:
         reports.lose(turn, agent.busy, "the agent restarted")
-    if turn.state.newest_deployed and (before is None or rebooted or not before.online):
-        deploys.deploy_to(turn, turn.state.newest_deployed, event.agent)
+    if before is None or rebooted or not before.online:
+        for job in list(turn.state.jobs.values()):
+            if job.state == "exporting" or job.job == turn.state.newest_deployed:
+                deploys.deploy_to(turn, job.job, event.agent)
 
 
 def _agent_lost(turn: Turn, event: AgentLost) -> None:

@@ -90,9 +90,13 @@ class Lab:
     def happen(self, event: ev.AnyEvent, after_s: float = 1.0) -> tuple[act.AnyAction, ...]:
         self.now_s += after_s
         before = self.core.state
+        held = dict(self.store)
         actions = self.core.handle(event, self.now_s)
         if self.core.state is not before:
-            self.snapshots.append(dict(self.store))
+            self.snapshots.append(held)
+        for action in actions:
+            if isinstance(action, act.Forget):
+                self.forget(action)
         self.todo.extend(actions)
         self.check()
         return actions
@@ -180,10 +184,11 @@ class Lab:
             return ev.ModelReady(action.job, action.split, action.round + 1, self.average(action))
         if isinstance(action, act.Export):
             return ev.BundlesReady(action.job, tuple(self.bundle(split) for split in action.splits))
-        if isinstance(action, act.Forget):
-            for sha256 in action.sha256s:
-                self.store.pop(sha256, None)
         return None
+
+    def forget(self, action: act.Forget) -> None:
+        for sha256 in action.sha256s:
+            self.store.pop(sha256, None)
 
     def put(self, array: np.ndarray) -> msg.BlobRef:
         ref = blob(array.tobytes())

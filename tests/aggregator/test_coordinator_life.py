@@ -106,6 +106,31 @@ def test_a_bundle_of_each_split_goes_to_every_agent_and_to_late_ones() -> None:
     assert len(lab.run().orders("deploy")) == before, "what is active is not sent again"
 
 
+def test_an_agent_that_blinks_while_bundles_are_handed_out_is_tried_again() -> None:
+    lab = Lab().fleet(3)
+
+    def blinks(lab: Lab, action: act.SendOrder) -> ev.AnyEvent:
+        key = action.message.key
+        return ev.AgentLost("a0", "blink") if (key.kind, key.attempt) == ("deploy", 0) else lab.answer(action)
+
+    lab.answers = {"a0": blinks, "a1": lambda lab, a: None if a.message.key.kind == "deploy" else lab.answer(a)}
+    lab.submit(scheme="all-in-one").run()
+    assert lab.job().state == "exporting"
+    lab.seen("a0")
+    lab.run()
+    assert [order.key.attempt for order in lab.orders("deploy") if order.key.agent == "a0"] == [0, 1]
+    assert "a0" in {bundle.agent for bundle in lab.record().bundles}
+
+
+def test_two_jobs_alike_share_their_blobs_without_losing_any() -> None:
+    lab = Lab().fleet(4).submit("one").submit("two").run()
+    one, two = lab.record("one"), lab.record("two")
+    assert (one.state, two.state) == ("deployed", "deployed")
+    # Both began from the same seed, so they share blobs; neither takes the other's away.
+    assert one.splits[0].rounds[0].agents[0] in lab.core.state.agents
+    assert {split.model_sha256 for split in one.splits} & {split.model_sha256 for split in two.splits}
+
+
 def test_only_the_newest_job_is_given_to_late_agents() -> None:
     lab = Lab().fleet(3).submit("old").run().submit("new", seed=5).run()
     lab.seen("z9")
