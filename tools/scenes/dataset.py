@@ -10,8 +10,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -97,14 +98,14 @@ def _run(jobs: list[RoomJob], workers: int) -> Iterable[RoomResult]:
     if workers <= 1:
         yield from map(render_room, jobs)
         return
+    waiting = iter(jobs)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt) as pool:
-        futures = [pool.submit(render_room, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        # One job a worker and none in line: an interruption then waits for the rooms under way, no others.
+        running = {pool.submit(render_room, job) for job in islice(waiting, workers)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(render_room, job) for job in islice(waiting, len(done))}
+            yield from (future.result() for future in done)
 
 
 def _ignore_interrupt() -> None:
