@@ -58,7 +58,7 @@ class TaskOutput(_Part, frozen=True):
     """How one output is read: "classes" is the channel with the largest value, "values" is (y * std + mean) / scale."""
 
     name: str
-    letter: Annotated[str, Meta(pattern=r"^[a-z]$")]
+    letter: Annotated[str, Meta(pattern=r"^[a-z]\Z")]
     channels: Annotated[int, Meta(ge=1)]
     kind: Literal["classes", "values"]
     mean: tuple[float, ...]
@@ -80,7 +80,7 @@ class Lineage(_Part, frozen=True):
 class FileEntry(_Part, frozen=True):
     """Hash and size of one file."""
 
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     size_bytes: Annotated[int, Meta(ge=0)]
 
 

@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from models.wire.job import JobSpec, TrainSettings
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["train", "affinity", "communicate", "wait", "evaluate"]
 EnergyState = Literal["measured", "estimated", "partial", "missing"]
@@ -222,7 +222,7 @@ class EvaluateOrder(Message, frozen=True):
 class BundleFile(Part, frozen=True):
     """One file of a bundle; names are plain file names."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
     blob: BlobRef
 
 
