@@ -246,6 +246,17 @@ def test_jobs_share_the_agents_in_turn() -> None:
     assert abs(served["first"] - served["second"]) <= 2, served
 
 
+def test_a_job_with_many_splits_does_not_starve_one_with_a_single_split() -> None:
+    lab = Lab().fleet(1)
+    lab.answers["a0"] = silent
+    lab.submit("wide", scheme="one-by-one").run().submit("narrow", scheme="all-in-one").run()
+    assert [order.key.job for order in lab.sent] == ["wide"]
+    for _ in range(3):
+        lab.happen(ev.TrainReported(lab.train_report(lab.orders("train")[-1])))
+        lab.run()
+    assert [order.key.job for order in lab.orders("train")] == ["wide", "narrow", "wide", "narrow"]
+
+
 def test_the_same_job_submitted_twice_is_one_job() -> None:
     lab = Lab().fleet(2)
     lab.answers = {"a0": silent, "a1": silent}

@@ -84,7 +84,8 @@ class Chaos:
         elif kind == "tick":
             self.lab.happen(ev.Tick(), float(str(which)))
         elif kind == "submit":
-            self.lab.submit(f"job{which}", scheme=SCHEMES[int(str(which))], seed=int(str(which)))
+            number = int(str(which))
+            self.lab.submit(f"job{which}", scheme=SCHEMES[number], seed=number, quorum=1.0 if number != 1 else 0.5)
         elif kind == "cancel":
             self.lab.happen(ev.JobCancelled(f"job{which}"))
         elif kind == "effect" and self.effects:

@@ -225,9 +225,36 @@ def test_more_clients_than_agents_uses_all_of_them() -> None:
 
 
 def test_a_quorum_is_not_raised_by_rounding_error() -> None:
-    # 0.1 * 30 is 3.0000000000000004 in floating point.
-    lab = Lab().fleet(3).submit(clients_per_round=30, quorum=0.1, **ONE).run()
+    assert 0.07 * 100 > 7
+    lab = Lab().fleet(7).submit(clients_per_round=100, quorum=0.07, **ONE).run()
     assert lab.job().state == "deployed"
+
+
+def test_who_has_contributed_is_not_asked_again_in_a_further_attempt() -> None:
+    lab = quiet_lab(2, clients_per_round=2, quorum=1.0)
+    lab.happen(ev.TrainReported(report(lab, 0)))
+    for _ in range(SPEC.max_attempts - 1):
+        lab.happen(ev.OrderFailed(lab.orders("train")[-1].key, "crash"))
+        lab.run()
+    asked = [order.key.agent for order in lab.orders("train")]
+    assert asked == ["a0", "a1", "a1", "a1"]
+    lab.happen(ev.TrainReported(report(lab)))
+    assert lab.run().record().splits[0].rounds[0].agents == ("a0", "a1")
+
+
+def test_a_quorum_does_not_close_a_round_while_a_chosen_agent_is_still_busy_elsewhere() -> None:
+    lab = quiet_lab(1, clients_per_round=1, deadline_s=1000.0)
+    lab.seen("a1")
+    lab.submit("two", **ONE, clients_per_round=2, quorum=0.5).run()
+    first = lab.orders("train")[-1]
+    assert (first.key.job, first.key.agent) == ("two", "a1")
+    lab.happen(ev.TrainReported(lab.train_report(first)))
+    lab.tick(3 * SPEC.deadline_s)
+    assert lab.job("two").splits["merged"].phase == "training", "a0 has not had its order yet"
+    lab.tick(1000.0)
+    assert ("two", "a0") in {(order.key.job, order.key.agent) for order in lab.orders("train")}
+    lab.tick(SPEC.deadline_s)
+    assert lab.job("two").splits["merged"].history[0].agents == ("a1",)
 
 
 def test_the_choice_depends_on_the_seed_and_the_online_but_not_on_who_is_busy() -> None:
