@@ -64,7 +64,9 @@ class Effects:
 
     async def accumulate(self, action: Accumulate) -> None:
         """Add one update to its round's running sum, as it arrives."""
-        await self._in_thread(lambda: self._add(action.job, action.split, action.base, (action.contribution,), action.index))
+        await self._in_thread(
+            lambda: self._add(action.job, action.split, action.base, (action.contribution,), action.index)
+        )
 
     async def average(self, action: Average) -> BlobRef:
         """The round's new model; begins the sum again when this process has not got all of it (after a restart)."""
@@ -82,7 +84,7 @@ class Effects:
         return await self._in_thread(work)
 
     async def check_update(self, base: BlobRef, update: Path) -> list[str]:
-        """Why an update cannot be added to `base`: not tensors, other names or shapes, NaN or infinity. Empty: it can."""
+        """Why an update cannot be added to `base`: no tensors, other names or shapes, NaN, infinity. Or nothing."""
 
         def work() -> list[str]:
             if self._shapes[0] != base.sha256:

@@ -11,6 +11,8 @@ import msgspec
 from aggregator.coordinator import State, spec_faults
 from aggregator.coordinator.events import AnyEvent, JobCancelled, JobSubmitted
 from aggregator.record import job_record
+from models.wire.blobstore import BlobStoreError
+from models.wire.chunks import BlobError
 from models.wire.messages import (
     BlobRef,
     CancelJob,
@@ -34,8 +36,8 @@ class Desk(Protocol):
 
     def apply(self, event: AnyEvent) -> None: ...
 
-    def keep_record(self, job: str, record: bytes) -> BlobRef:
-        """Keep a job's record as a blob on offer, in place of the job's last one."""
+    def keep_record(self, record: bytes) -> BlobRef:
+        """Keep a job's record as a blob on offer. Raises BlobStoreError, BlobError."""
 
 
 class Requests:
@@ -80,4 +82,7 @@ class Requests:
 
     def _show(self, message: ShowJob) -> Message:
         record = msgspec.json.encode(job_record(self._desk.state, message.job, self._clock()))
-        return JobRecord(message.request, message.job, self._desk.keep_record(message.job, record))
+        try:
+            return JobRecord(message.request, message.job, self._desk.keep_record(record))
+        except (BlobStoreError, BlobError) as error:
+            return RequestRefused(message.request, (f"the record cannot be given: {error}"[:1000],))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import signal
 import time
@@ -16,10 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aggregator.config import AggregatorConfig
-from aggregator.coordinator import Coordinator, State, live_blobs, why_unwanted
+from aggregator.coordinator import Coordinator, State, live_blobs, resume, why_unwanted
 from aggregator.coordinator.actions import (
     Accumulate,
     Action,
@@ -48,20 +47,27 @@ from aggregator.coordinator.events import (
 )
 from aggregator.effects import EffectError, Effects
 from aggregator.journal import Journal, JournalError
+from aggregator.keeper import Keeper
 from aggregator.record import job_status
 from aggregator.requests import Requests
 from models import sdnotify
-from models.link.base import BadBrokerUrl, Drops, LinkError, Received
+from models.link.base import BadBrokerUrl, BrokerUnreachable, Drops, LinkError, Received
 from models.link.mqtt import MqttLink
 from models.link.transfer import BlobExchange, BlobUnavailable, Route
 from models.wire import messages
 from models.wire.blobstore import BlobStore, BlobStoreError
-from models.wire.chunks import BlobError, BlobLimits, make_ref
+from models.wire.chunks import BlobError, BlobLimits
 from models.wire.codec import WireError, WrongVersion, decode, encode
 from models.wire.tensors import TensorsError
 from models.wire.topics import PROTOCOL, Address, TopicError, Topics
 
 log = logging.getLogger(__name__)
+#: A broker keeps an order no longer than this, however long its job would wait for the answer.
+_MAX_EXPIRY_S = 30 * 86400.0
+#: After a lost connection the agents come back one by one; their answers are heard before deadlines are looked at.
+_SETTLE_S = 30.0
+_RECONNECT_S = 60.0
+Outgoing = messages.TrainOrder | messages.EvaluateOrder | messages.DeployOrder | messages.CancelOrder | messages.Refused
 
 
 class Service:
@@ -82,10 +88,13 @@ class Service:
             on_connected=self._greet,
         )
         self._exchange = BlobExchange(self._link, self._store)
+        self._keeper = Keeper(self._store, self._exchange, self._topics, lambda: live_blobs(self.state))
         self._requests = Requests(self, clock)
-        self._records: dict[str, str] = {}
         self.drops = Drops(log)
-        self._outbox: asyncio.Queue[messages.Message] = asyncio.Queue()
+        self._outbox: asyncio.Queue[tuple[str, Outgoing]] = asyncio.Queue()
+        self._connections = 0
+        self._settled_at_s = 0.0
+        self.failed = False
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,14 +117,14 @@ class Service:
                 task.cancel()
             await asyncio.gather(watchdog, *self._tasks, return_exceptions=True)
             if self._link.connected:
-                await self._say_presence(online=False)
+                with contextlib.suppress(LinkError):  # the last will says the same
+                    await self._say_presence(online=False)
         await self._exchange.close()
         self._effects.close()
 
     def _resume(self) -> None:
         """Go on where the journal ends; blobs that nothing needs any more are left-overs of the last process."""
-        live = live_blobs(self.state)
-        self._store.prune(live, 0)
+        self._keeper.clean()
         running = [job for job, known in self.state.jobs.items() if not known.ended]
         if running:
             log.info("resuming %s", ", ".join(running))
@@ -128,15 +137,13 @@ class Service:
         return self._coordinator.state
 
     async def _guard(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-        """A loop that fails is a fault of this program: say it and end, so that systemd starts afresh from the journal."""
+        """A loop that fails is a fault of this program: say it and end; systemd starts afresh from the journal."""
         try:
             await work
         except Exception:
             log.exception("the aggregator cannot go on")
             self.failed = True
             stop.set()
-
-    failed = False
 
     def _presence(self, online: bool) -> messages.Presence:
         return messages.Presence("aggregator", online, self._boot, version("mas-edge"))
@@ -145,7 +152,13 @@ class Service:
         await self._link.publish(self._topics.aggregator_presence(), encode(self._presence(online)), retain=True)
 
     async def _greet(self) -> None:
+        """On every connection. A broker that was restarted may have forgotten what it was told to retain."""
         await self._say_presence(online=True)
+        self._connections += 1
+        if self._connections > 1:
+            self._settled_at_s = time.monotonic() + _SETTLE_S
+            for job in self.state.jobs:
+                self._act(PublishStatus(job))
 
     async def _reply(self, client: str, answer: messages.Message) -> None:
         try:
@@ -153,17 +166,9 @@ class Service:
         except (LinkError, WireError) as error:
             log.warning("the answer to client %s was not sent: %s", client, error)
 
-    def keep_record(self, job: str, record: bytes) -> messages.BlobRef:
-        """Keep a job's record as a blob on offer, in place of the job's last one."""
-        ref = make_ref(record)
-        self._store.put_bytes(record)
-        self._exchange.offer(ref, self._topics.download(ref.sha256))
-        last = self._records.get(job, ref.sha256)
-        if last != ref.sha256:
-            self._exchange.forget(last)
-            self._store.discard(last)
-        self._records[job] = ref.sha256
-        return ref
+    def keep_record(self, record: bytes) -> messages.BlobRef:
+        """Keep a job's record as a blob on offer. Raises BlobStoreError, BlobError."""
+        return self._keeper.keep_record(record)
 
     # --- the coordinator ---------------------------------------------------------------------------------------
 
@@ -174,40 +179,40 @@ class Service:
 
     def _act(self, action: Action) -> None:
         if isinstance(action, SendOrder):
-            self._offer(action.message)
-            self._outbox.put_nowait(action.message)
+            self._keeper.offer_for(action.message)
+            self._outbox.put_nowait((action.message.key.agent, action.message))
         elif isinstance(action, CancelOrder):
-            self._outbox.put_nowait(messages.CancelOrder(action.key))
+            self._outbox.put_nowait((action.key.agent, messages.CancelOrder(action.key)))
         elif isinstance(action, PublishStatus):
             self._changed[action.job] = None
             self._wake.set()
         elif isinstance(action, Forget):
-            for sha256 in action.sha256s:
-                self._exchange.forget(sha256)
-                self._store.discard(sha256)
+            self._keeper.forget(action.sha256s)
         elif isinstance(action, Dropped):
             self.drops.count(action.reason, f"{action.agent}: {action.reason}")
             if action.refused and action.key is not None:
-                self._outbox.put_nowait(messages.Refused(action.reason, action.key))
+                self._outbox.put_nowait((action.agent, messages.Refused(action.reason[:1000], action.key)))
         elif isinstance(action, JobEnded):
             log.info("job %s is %s %s", action.job, action.state, self.state.jobs[action.job].reason)
         else:
             self.spawn(self._do(action))
 
-    def _offer(self, order: messages.TrainOrder | messages.EvaluateOrder | messages.DeployOrder) -> None:
-        """Serve every blob that an order names; many orders share one blob, which is published once for all."""
-        blobs = (order.manifest, *(f.blob for f in order.files)) if isinstance(order, messages.DeployOrder) else (order.base,)
-        for blob in blobs:
-            self._exchange.offer(blob, self._topics.download(blob.sha256))
-
     async def _do(self, action: Action) -> None:
         """Heavy actions; their outcome comes back as an event."""
+        with self._keeper.at_work():
+            await self._do_heavy(action)
+
+    async def _do_heavy(self, action: Action) -> None:
         if isinstance(action, Accumulate):
             await self._effects.accumulate(action)
         elif isinstance(action, PrepareModel):
-            await self._effect(action, "prepare", self._model_ready(action, action.round, self._effects.prepare(action)))
+            await self._effect(
+                action, "prepare", self._model_ready(action, action.round, self._effects.prepare(action))
+            )
         elif isinstance(action, Average):
-            await self._effect(action, "average", self._model_ready(action, action.round + 1, self._effects.average(action)))
+            await self._effect(
+                action, "average", self._model_ready(action, action.round + 1, self._effects.average(action))
+            )
         elif isinstance(action, Export):
             await self._effect(action, "export", self._export(action))
 
@@ -243,19 +248,28 @@ class Service:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._config.tick_s)
-            self.apply(Tick())
+            if self._link.connected and time.monotonic() >= self._settled_at_s:
+                self.apply(Tick())
 
     async def _publish_orders(self) -> None:
         while True:
-            message = await self._outbox.get()
-            key = getattr(message, "key")
-            expiry_s = getattr(message, "ttl_s", None)
-            try:
-                await self._link.publish(self._topics.orders(key.agent), encode(message), expiry_s=expiry_s)
-            except (LinkError, WireError) as error:
-                log.warning("%s for %s was not sent: %s", type(message).__name__, key.agent, error)
-                if not isinstance(message, messages.CancelOrder | messages.Refused):
-                    self.apply(OrderFailed(key, f"the order could not be sent: {error}"))
+            agent, message = await self._outbox.get()
+            # A broker that is away is no fault of the agents: their orders wait here.
+            while not self._link.connected:
+                with contextlib.suppress(BrokerUnreachable):
+                    await self._link.wait_connected(_RECONNECT_S)
+            if isinstance(message, messages.CancelOrder | messages.Refused):
+                await self._publish_order(agent, message, None)
+            elif not why_unwanted(self.state, message.key):
+                await self._publish_order(agent, message, min(message.ttl_s, _MAX_EXPIRY_S))
+
+    async def _publish_order(self, agent: str, message: Outgoing, expiry_s: float | None) -> None:
+        try:
+            await self._link.publish(self._topics.orders(agent), encode(message), expiry_s=expiry_s)
+        except (LinkError, WireError) as error:
+            log.warning("%s for %s was not sent: %s", type(message).__name__, agent, error)
+            if not isinstance(message, messages.CancelOrder | messages.Refused):
+                self.apply(OrderFailed(message.key, f"the order could not be sent: {error}"[:1000]))
 
     async def _publish_statuses(self) -> None:
         while True:
@@ -263,10 +277,10 @@ class Service:
             self._wake.clear()
             changed, self._changed = list(self._changed), {}
             for job in changed:
-                status = encode(job_status(self.state, job, self._clock()))
                 try:
+                    status = encode(job_status(self.state, job, self._clock()))
                     await self._link.publish(self._topics.job_status(job), status, retain=True)
-                except LinkError as error:
+                except (LinkError, WireError) as error:
                     log.warning("status of job %s was not published: %s", job, error)
             await asyncio.sleep(0.2)  # several changes within a moment are one message
 
@@ -285,11 +299,11 @@ class Service:
 
     def _handle(self, received: Received) -> None:
         address = self._topics.parse(received.topic)
+        if address.kind == "presence" and not received.payload:
+            return  # a retained presence that somebody cleared
         if address.kind == "presence" and address.protocol != PROTOCOL:
             self._refuse_version(address)
             return
-        if address.kind == "presence" and not received.payload:
-            return  # a retained presence that somebody cleared
         message = decode(received.payload, address.kind)
         if self._exchange.handle(address, message):
             return
@@ -310,10 +324,25 @@ class Service:
     def _present(self, agent: str, message: messages.Presence) -> None:
         if message.sender != agent:
             self.drops.count("foreign sender", f"{agent} sent the presence of {message.sender}")
+        elif message.online and message.capabilities is None:
+            self.drops.count("presence without capabilities", f"{agent} does not say what it has")
         elif message.online and message.capabilities is not None:
-            self.apply(AgentSeen(agent, message.boot, message.capabilities))
-        elif agent in self.state.agents and self.state.agents[agent].online:
+            self._seen(agent, message.boot, message.capabilities)
+        elif agent in self.state.agents and self.state.agents[agent].boot == message.boot:
             self.apply(AgentLost(agent, "it went offline"))
+
+    def _seen(self, agent: str, boot: str, capabilities: messages.Capabilities) -> None:
+        """An agent is here. One that is here again, still at its order, may have lost it, or we its answer, with a
+        broker that was restarted: it gets the order again, and answers or ignores it.
+        """
+        before = self.state.agents.get(agent)
+        self.apply(AgentSeen(agent, boot, capabilities))
+        busy = self.state.agents[agent].busy
+        if before is None or before.boot != boot or busy is None or busy != before.busy:
+            return
+        for action in resume(self.state, self._clock()):
+            if isinstance(action, SendOrder) and action.message.key == busy:
+                self._act(action)
 
     def _report(self, agent: str, message: Any) -> None:
         key = getattr(message, "key", None)
@@ -340,19 +369,19 @@ class Service:
     async def _fetch_update(self, report: messages.TrainReport) -> None:
         """Bring the update here and look at it before the coordinator hears of it."""
         key = report.key
-        try:
-            faults = await self._check(report)
-        except (BlobUnavailable, BlobError, BlobStoreError, TensorsError, LinkError) as error:
-            faults = [str(error)]
-        finally:
-            self._fetching.discard(key)
-        if faults:
-            reason = f"the update cannot be used: {'; '.join(faults)}"[:1000]
-            self._outbox.put_nowait(messages.Refused(reason, key))
-            self._store.discard(report.update.sha256)
-            self.apply(OrderFailed(key, reason, energy=report.energy))
-        else:
-            self.apply(TrainReported(report))
+        with self._keeper.at_work(report.update.sha256):
+            try:
+                faults = await self._check(report)
+            except (BlobUnavailable, BlobError, BlobStoreError, TensorsError, LinkError, OSError) as error:
+                faults = [str(error)]
+            finally:
+                self._fetching.discard(key)
+            if faults and not why_unwanted(self.state, key):
+                reason = f"the update cannot be used: {'; '.join(faults)}"[:1000]
+                self._outbox.put_nowait((key.agent, messages.Refused(reason, key)))
+                self.apply(OrderFailed(key, reason, energy=report.energy))
+            else:
+                self.apply(TrainReported(report))  # one that nobody waits for any more is dropped, with the reason
 
     async def _check(self, report: messages.TrainReport) -> list[str]:
         if report.update.size_bytes > self._config.max_update_bytes:
@@ -361,7 +390,9 @@ class Service:
         base = job.splits[report.key.split].model
         route = Route.aggregator_from_agent(self._topics, report.key.agent, report.update.sha256)
         update = await self._exchange.fetch(report.update, route, job.spec.deadline_s)
-        return await self._effects.check_update(base, update) if base is not None else ["its round is over"]
+        if base is None or why_unwanted(self.state, report.key):
+            return ["its round is over"]
+        return await self._effects.check_update(base, update)
 
 
 def main(config: AggregatorConfig, verbose: bool = False) -> int:
@@ -370,10 +401,16 @@ def main(config: AggregatorConfig, verbose: bool = False) -> int:
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )
     try:
-        Path(config.state_dir).mkdir(parents=True, exist_ok=True)
-        url = config.store or f"sqlite:///{Path(config.state_dir).resolve() / 'journal.sqlite'}"
-        with contextlib.closing(Journal(url)) as journal:
-            return asyncio.run(_serve(config, journal))
+        state_dir = Path(config.state_dir)
+        state_dir.mkdir(parents=True, exist_ok=True)
+        url = config.store or f"sqlite:///{state_dir.resolve() / 'journal.sqlite'}"
+        with (state_dir / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.closing(Journal(url)) as journal:
+                return asyncio.run(_serve(config, journal))
+    except BlockingIOError:
+        log.error("cannot run: another aggregator uses %s", config.state_dir)
+        return 1
     except (JournalError, BadBrokerUrl, BlobStoreError, TopicError, OSError) as error:
         log.error("cannot run: %s", error)
         return 1

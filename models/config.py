@@ -24,7 +24,9 @@ class ConfigError(ValueError):
     """A settings file that cannot be used; `faults` holds one line for each thing that is wrong."""
 
     def __init__(self, where: str, faults: Sequence[str]) -> None:
-        super().__init__("\n".join([f"{where}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"] + [f"  - {f}" for f in faults]))
+        super().__init__(
+            "\n".join([f"{where}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"] + [f"  - {f}" for f in faults])
+        )
         self.where = where
         self.faults = tuple(faults)
 
