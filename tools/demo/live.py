@@ -33,6 +33,7 @@ class Display:
         self.aggregator_online = False
         self._working: dict[str, tuple[float, ProgressMessage]] = {}
         self._said: dict[str, str] = {}
+        self._began_s = time.monotonic()
         self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> Display:
@@ -97,7 +98,11 @@ class Display:
     def _render(self) -> RenderableType:
         power_w, states = self.power()
         watts = f"{power_w:.1f} W ({', '.join(states)})" if states else "- W"
-        head = Text(f"{len(self._online)} of {self._agents} agents online, {len(self._fresh())} at work, {watts}")
+        elapsed_s = int(time.monotonic() - self._began_s)
+        head = Text(
+            f"{elapsed_s // 60}:{elapsed_s % 60:02d}  {len(self._online)} of {self._agents} agents online, "
+            f"{len(self._fresh())} at work, {watts}"
+        )
         return Group(head, self._bars(), self._splits())
 
     def _fresh(self) -> list[ProgressMessage]:
@@ -144,4 +149,5 @@ def _note(status: JobStatus | None) -> str:
     if status is None:
         return "waiting"
     loss = "" if status.total_loss is None else f", total loss {status.total_loss:.3f}"
-    return f"{status.state}{loss}, {joules(status.energy_j, status.energy_state)}"
+    energy = "" if status.energy_j is None else f", {joules(status.energy_j, status.energy_state)}"
+    return f"{status.state}{loss}{energy}"

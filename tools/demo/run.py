@@ -52,6 +52,12 @@ class Demo:
 def run_demo(demo: Demo, console: Console) -> dict[str, Any]:
     """Everything from the first process to the report; returns the demo's JSON. Processes are gone when it returns."""
     demo.out.mkdir(parents=True, exist_ok=True)
+    shared = demo.settings
+    console.print(
+        f"starting {demo.broker or 'an embedded broker'}, an aggregator and {len(demo.agents)} agents; tasks "
+        f"{', '.join(shared.tasks)}; {shared.rounds} rounds of {', '.join(SCHEMES)} on {demo.data_root}",
+        highlight=False,
+    )
     if demo.broker:
         return _with_broker(demo, console, demo.broker)
     with EmbeddedBroker(directory=demo.out / "broker") as broker:
