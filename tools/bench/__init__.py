@@ -1,0 +1,7 @@
+"""Benchmarks: speed and size of the parts, one file each, all of one form (`tools.bench.base.Benchmark`).
+
+To add one, write `tools/bench/<name>.py` with a `BENCHMARK` and put its name here.
+"""
+
+#: In the order of a run of all of them: what waits for an idle machine comes first.
+NAMES = ("agent", "trainer", "aggregation", "split", "wire", "journal", "inference")
