@@ -2,10 +2,10 @@
 
     <state>/bundles/<id>/            the bundle's files and `verification.json`; id: the manifest's hash, shortened
     <state>/bundles/.incoming-*/     being installed
-    <state>/active/<task letters>    link to the bundle that serves these tasks
-    <state>/previous/<task letters>  link to the one before it
+    <state>/active/<task letter>     link to the bundle that serves this task
+    <state>/previous/<task letter>   link to the one before it
 
-A bundle becomes active by the atomic replacement of one link, after its files were hashed, flushed, and run against
+A bundle takes over its tasks one by one, each by the atomic replacement of one link, after its files were hashed, flushed, and run against
 the bundle's own reference in a child process. What no link names is removed.
 """
 
@@ -73,17 +73,20 @@ def install(files: Mapping[str, Path], manifest_path: Path, state_dir: Path) -> 
                 _flush_folder(bundles)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-        _activate(state_dir, manifest.task_set, final)
+        for letter in manifest.task_set:
+            _activate(state_dir, letter, final)
         clean_leftovers(state_dir)
         return InstalledBundle(final, manifest, sha256, verification)
 
 
 def active_bundles(state_dir: Path) -> dict[str, InstalledBundle]:
-    """The active bundle of each set of tasks, by their letters. Raises BundleError for one that cannot be read."""
+    """The active bundle of each task, by its letter; tasks may share one. Raises BundleError for one that is damaged."""
     active = state_dir / "active"
     with _translated(f"read the active bundles below {state_dir}"):
         names = sorted(link.name for link in active.iterdir() if link.is_symlink()) if active.is_dir() else []
-        return {name: _installed((active / name).resolve()) for name in names if not name.startswith(".")}
+        paths = {name: (active / name).resolve() for name in names if not name.startswith(".")}
+        bundles = {path: _installed(path) for path in set(paths.values())}
+        return {name: bundles[path] for name, path in paths.items()}
 
 
 def clean_leftovers(state_dir: Path) -> None:
@@ -170,12 +173,12 @@ def _verified(folder: Path) -> Verification:
         raise BundleError(f"the check of the model answered with nonsense: {error}") from error
 
 
-def _activate(state_dir: Path, task_set: str, bundle: Path) -> None:
-    """Point the link of `task_set` at `bundle`, and remember which one it pointed at."""
-    link = state_dir / "active" / task_set
+def _activate(state_dir: Path, letter: str, bundle: Path) -> None:
+    """Point the link of a task at `bundle`, and remember which one it pointed at."""
+    link = state_dir / "active" / letter
     before = link.resolve() if link.is_symlink() else None
     if before is not None and before.name != bundle.name and before.exists():
-        _replace_link(state_dir / "previous" / task_set, before)
+        _replace_link(state_dir / "previous" / letter, before)
     _replace_link(link, bundle)
 
 

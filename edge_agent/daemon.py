@@ -318,7 +318,7 @@ class Daemon:
             last_failure=self._last_failure,
             meter=f"{self._meter.source}: {self._why_meter}",
             energy_state=self._meter.state,
-            bundles=tuple(f"{tasks} {found.manifest_sha256[:12]}" for tasks, found in self._active_bundles().items()),
+            bundles=tuple(f"{task} {found.manifest_sha256[:12]}" for task, found in self._active_bundles().items()),
             dropped=dict(self._drops.counts) | dict(self._link.dropped) | dict(self._exchange.dropped),
             written_at=time.time(),
         )

@@ -80,8 +80,8 @@ def test_an_installed_bundle_is_active_verified_and_whole(made: dict[str, Path],
     assert {path.name for path in installed.path.iterdir()} == {*FILES, MANIFEST, "verification.json"}
     for name in (*FILES, MANIFEST):
         assert (installed.path / name).read_bytes() == (made["first"] / name).read_bytes()
-    assert active_bundles(tmp_path) == {"kn": installed}
-    assert (tmp_path / "active" / "kn").readlink() == Path("../bundles") / installed.path.name
+    assert active_bundles(tmp_path) == {"k": installed, "n": installed}
+    assert (tmp_path / "active" / "k").readlink() == Path("../bundles") / installed.path.name
 
 
 def test_a_newer_bundle_takes_over_and_one_older_is_kept(made: dict[str, Path], tmp_path: Path) -> None:
@@ -89,21 +89,21 @@ def test_a_newer_bundle_takes_over_and_one_older_is_kept(made: dict[str, Path], 
     other = _install(made["other"], tmp_path)
     second = _install(made["second"], tmp_path)
     active = {name: bundle.path.name for name, bundle in active_bundles(tmp_path).items()}
-    assert active == {"d": other, "kn": second}
+    assert active == {"d": other, "k": second, "n": second}
     assert _folders(tmp_path) == {first, second, other}
     third = _install(made["third"], tmp_path)
     assert _folders(tmp_path) == {second, third, other}
-    assert (tmp_path / "previous" / "kn").resolve().name == second
+    assert (tmp_path / "previous" / "k").resolve().name == second
 
 
 def test_the_same_bundle_again_is_no_new_one(made: dict[str, Path], tmp_path: Path) -> None:
     first = _install(made["first"], tmp_path)
     second = _install(made["second"], tmp_path)
     assert _install(made["second"], tmp_path) == second
-    assert (tmp_path / "previous" / "kn").resolve().name == first
+    assert (tmp_path / "previous" / "k").resolve().name == first
     assert _install(made["first"], tmp_path) == first
-    assert active_bundles(tmp_path)["kn"].path.name == first
-    assert (tmp_path / "previous" / "kn").resolve().name == second
+    assert active_bundles(tmp_path)["k"].path.name == first
+    assert (tmp_path / "previous" / "k").resolve().name == second
 
 
 def _refuse(folder: Path, state_dir: Path, match: str, files: dict[str, Path] | None = None) -> None:
@@ -171,12 +171,12 @@ def test_a_crash_leaves_nothing_that_the_next_start_keeps(made: dict[str, Path],
     half.mkdir()
     (half / "model.onnx").write_bytes(b"half")
     (tmp_path / "bundles" / "0123456789abcdef").mkdir()  # renamed, but never activated
-    (tmp_path / "active" / ".kn.new").symlink_to("../bundles/0123456789abcdef")
+    (tmp_path / "active" / ".k.new").symlink_to("../bundles/0123456789abcdef")
     (tmp_path / "active" / "gone").symlink_to("../bundles/fedcba9876543210")
     clean_leftovers(tmp_path)
     assert _folders(tmp_path) == {first}
-    assert {link.name for link in (tmp_path / "active").iterdir()} == {"kn"}
-    assert active_bundles(tmp_path)["kn"].path.name == first
+    assert {link.name for link in (tmp_path / "active").iterdir()} == {"k", "n"}
+    assert active_bundles(tmp_path)["k"].path.name == first
 
 
 def test_a_crash_before_the_switch_leaves_the_old_one_active(
@@ -191,10 +191,10 @@ def test_a_crash_before_the_switch_leaves_the_old_one_active(
         patch.setattr("edge_agent.bundle._activate", power_cut)
         with pytest.raises(KeyboardInterrupt):
             _install(made["second"], tmp_path)
-    assert active_bundles(tmp_path)["kn"].path.name == first
+    assert active_bundles(tmp_path)["k"].path.name == first
     clean_leftovers(tmp_path)
     assert _folders(tmp_path) == {first}
-    assert _install(made["second"], tmp_path) == active_bundles(tmp_path)["kn"].path.name
+    assert _install(made["second"], tmp_path) == active_bundles(tmp_path)["k"].path.name
 
 
 def test_a_full_disk_is_a_bundle_error(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,11 +65,15 @@ def infer(
     import json
 
     from edge_agent.bundle import BundleError, active_bundles
+    from edge_agent.inference import InferenceError
     from tools.infer import PictureError, infer_picture
 
-    with failing_on(BundleError, PictureError, OSError):
-        folders = [bundle] if bundle is not None else [found.path for found in active_bundles(state_dir)]
-        if not folders:
+    with failing_on(BundleError, InferenceError, PictureError, OSError):
+        wanted: dict[Path, str | None] = {} if bundle is None else {bundle: None}
+        if bundle is None:
+            for letter, found in active_bundles(state_dir).items():
+                wanted[found.path] = (wanted.get(found.path) or "") + letter
+        if not wanted:
             raise fail(f"no bundle is active under {state_dir}; one is installed when a job is deployed")
-        written = infer_picture(image, folders, out)
-    typer.echo(json.dumps(written) if as_json else "\n".join(f"{row['task']}: {row['file']}" for row in written))
+        written = infer_picture(image, wanted, out)
+    typer.echo(json.dumps(written) if as_json else "\n".join(f"{row['task']}: {row['picture']}" for row in written))

@@ -61,7 +61,7 @@ def check_labels(domains: Sequence[str], tasks: Sequence[str]) -> None:
     missing = [task for task in tasks if task not in domains]
     if missing:
         raise PlanError(
-            f"the dataset has no labels for {', '.join(missing)}; it has {', '.join(domains)}. Choose others with --tasks"
+            f"the dataset has no labels for {', '.join(missing)}; it has {', '.join(domains)}. Choose with --tasks"
         )
 
 

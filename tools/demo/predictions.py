@@ -18,14 +18,13 @@ EXAMPLES = 5
 
 
 def predict(state_dir: Path, data_root: Path, test: Sequence[str], tasks: Sequence[str]) -> list[Prediction]:
-    """Run the bundles active in an agent's `state_dir` on a few pictures of held-out buildings, one task after another."""
+    """Run the bundles active in an agent's `state_dir` on a few pictures of held-out buildings."""
     manifest = read_manifest(data_root)
     classes: Mapping[int, str] = manifest.classes if manifest else {}
-    predictors = {}
-    for installed in active_bundles(state_dir).values():
-        predictor = Predictor(installed.path)
-        predictors.update({task.name: predictor for task in predictor.manifest.tasks})
-    size = next(iter(predictors.values())).manifest.input.size
+    active = active_bundles(state_dir)
+    loaded = {bundle.path: Predictor(bundle.path) for bundle in active.values()}
+    predictors = {task: loaded[active[TASKS[task].letter].path] for task in tasks}
+    size = predictors[tasks[0]].manifest.input.size
     dataset = open_dataset(data_root, test, tasks, size)
     chosen = np.linspace(0, len(dataset) - 1, num=min(EXAMPLES, len(dataset)), dtype=np.int64)
     batch = dataset.load(chosen)

@@ -40,7 +40,7 @@ class Processes:
         return self
 
     def start(self, name: str, arguments: Sequence[str]) -> Running:
-        """Start `python -m <arguments>`, its output in `<name>.log`; it ends with this process, whatever ends this one."""
+        """Start `python -m <arguments>`, its output in `<name>.log`; it ends when this one does."""
         log = self._log_dir / f"{name}.log"
         # One compute thread each: eight trainers share the machine's cores.
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
