@@ -1,9 +1,19 @@
-"""Datasets on the device: Taskonomy's layout, read without torch."""
+"""Datasets on the device: Taskonomy's layout, read without torch.
 
-from edge_agent.datasets.check import Fault, check_dataset
-from edge_agent.datasets.images import SampleFault
-from edge_agent.datasets.layout import DatasetError, Manifest, Sample, read_manifest
-from edge_agent.datasets.taskonomy import Batch, BuildingsDataset, Split, open_dataset
+Names are looked up when they are used: the daemon reads folders and the manifest, and should not hold numpy and the
+image code in memory for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_agent.datasets.check import Fault, check_dataset
+    from edge_agent.datasets.images import SampleFault
+    from edge_agent.datasets.layout import DatasetError, Manifest, Sample, read_manifest
+    from edge_agent.datasets.taskonomy import Batch, BuildingsDataset, Split, open_dataset
 
 __all__ = [
     "Batch",
@@ -18,3 +28,18 @@ __all__ = [
     "open_dataset",
     "read_manifest",
 ]
+
+_HOMES = {
+    "check": ("Fault", "check_dataset"),
+    "images": ("SampleFault",),
+    "layout": ("DatasetError", "Manifest", "Sample", "read_manifest"),
+    "taskonomy": ("Batch", "BuildingsDataset", "Split", "open_dataset"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            found: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
