@@ -5,8 +5,8 @@
     <state>/active/<task letter>     link to the bundle that serves this task
     <state>/previous/<task letter>   link to the one before it
 
-A bundle takes over its tasks one by one, each by the atomic replacement of one link, after its files were hashed, flushed, and run against
-the bundle's own reference in a child process. What no link names is removed.
+A bundle takes over its tasks one by one, each by the atomic replacement of one link, after its files were hashed,
+flushed, and run against the bundle's own reference in a child process. What no link names is removed.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def install(files: Mapping[str, Path], manifest_path: Path, state_dir: Path) -> 
 
 
 def active_bundles(state_dir: Path) -> dict[str, InstalledBundle]:
-    """The active bundle of each task, by its letter; tasks may share one. Raises BundleError for one that is damaged."""
+    """The active bundle of each task, by its letter; tasks may share one. Raises BundleError for a damaged one."""
     active = state_dir / "active"
     with _translated(f"read the active bundles below {state_dir}"):
         names = sorted(link.name for link in active.iterdir() if link.is_symlink()) if active.is_dir() else []

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -60,8 +61,7 @@ class Trainer:
         meter = AffinityMeter(order.tasks, order.probe_every, first_batch=_batches_before(order, len(samples)))
         trained = train(network, samples, order.settings, order.seed, meter, spans, self._stepper())
         samples.check_faults()
-        delta = _difference(export_state(network), base)
-        output.write_bytes(encode_tensors(delta, order.update_dtype))
+        output.write_bytes(_update(export_state(network), base, order.update_dtype))
         return TrainDone(
             samples=samples.usable,
             losses=trained.losses,
@@ -104,12 +104,16 @@ def _batches_before(order: TrainOrder, samples: int) -> int:
     return order.key.round * order.settings.epochs * per_epoch
 
 
-def _difference(state: State, base: State) -> State:
+def _update(state: State, base: State, dtype: Literal["fp32", "fp16"]) -> bytes:
+    """The update blob: trained minus base. Raises TrainingError for one that cannot be averaged."""
     delta = {name: np.subtract(value, base[name], dtype=np.float32) for name, value in state.items()}
     broken = [name for name, value in delta.items() if not np.isfinite(value).all()]
     if broken:
         raise TrainingError(f"training diverged: {broken[0]} and {len(broken) - 1} more are not finite", final=True)
-    return delta
+    try:
+        return encode_tensors(delta, dtype)
+    except TensorsError as error:
+        raise TrainingError(f"the update cannot be sent: {error}; order update_dtype fp32", final=True) from error
 
 
 def _explained(error: Exception) -> tuple[str, bool]:

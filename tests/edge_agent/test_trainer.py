@@ -208,6 +208,17 @@ def test_half_precision_updates_are_half_the_size(home: Path) -> None:
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
 
 
+def test_an_update_too_large_for_half_precision_says_what_to_order(home: Path) -> None:
+    state = export_state(build_network("pi", TASKS, SIZE, seed=0))
+    state["heads.keypoints2d.predict.bias"][:] = 1e6
+    (home / "base").write_bytes(encode_tensors(state))
+    settings = TrainSettings(batch_size=4, lr=0.01, weight_decay=1.0, epochs=20)
+    failed = _do(home, _train_order(home, settings=settings, update_dtype="fp16", probe_every=0))
+    assert isinstance(failed, WorkFailed)
+    assert "order update_dtype fp32" in failed.reason
+    assert failed.final
+
+
 def test_without_probing_there_is_no_affinity_and_no_affinity_span(home: Path) -> None:
     done = _do(home, _train_order(home, probe_every=0))
     assert isinstance(done, TrainDone)
