@@ -183,7 +183,7 @@ def _trainer(setup: Setup) -> Iterator[_Trainer]:
 
 BENCHMARK = Benchmark(
     "trainer",
-    "the trainer child on the demo's pictures: memory, speed by tasks, cost of the probe",
+    "the trainer child: memory, speed by number of tasks, cost of the probe",
     run,
     (TrainerProtocolError,),
 )
