@@ -1,0 +1,391 @@
+"""The daemon over a real broker, with a stand-in for its trainer and the test as its aggregator."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from stub_trainer import works, write_stub
+
+from edge_agent import daemon
+from edge_agent.config import AgentConfig, DataConfig, PowerConfig, TrainerConfig
+from edge_agent.cpu import CpuClock
+from edge_agent.daemon import Daemon
+from edge_agent.inventory import take_inventory
+from edge_agent.power.discover import open_meter
+from edge_agent.status import read_status
+from models.link.address import Backoff
+from models.link.mqtt import MqttLink
+from models.link.transfer import BlobExchange, Route
+from models.wire.blobstore import BlobStore
+from models.wire.chunks import make_ref
+from models.wire.codec import decode, encode
+from models.wire.job import TrainSettings
+from models.wire.messages import (
+    CancelOrder,
+    EvaluateOrder,
+    EvaluateReport,
+    Message,
+    OrderFailed,
+    OrderKey,
+    Presence,
+    Progress,
+    TrainOrder,
+    TrainReport,
+)
+from models.wire.topics import Topics
+
+pytestmark = pytest.mark.slow
+M = TypeVar("M", bound=Message)
+_FLEETS = itertools.count()
+BASE = b"the model"
+
+
+class Lab:
+    """The aggregator's end of the wire, for one agent called pi."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = url, folder
+        self.topics = Topics(f"daemon-{next(_FLEETS)}")
+        self.link = MqttLink(url, f"lab-{self.topics.fleet}", session_expiry_s=0, backoff=Backoff(0.02, 0.1))
+        self.store = BlobStore(folder / "lab")
+        self.exchange = BlobExchange(self.link, self.store)
+        self.heard: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def __aenter__(self) -> Lab:
+        await self.link.subscribe(*self.topics.aggregator_filters())
+        await self.link.__aenter__()
+        await self.link.wait_connected(30)
+        self.reader = asyncio.create_task(self._read())
+        self.store.put_bytes(BASE)
+        ref = make_ref(BASE)
+        self.exchange.offer(ref, self.topics.download(ref.sha256))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.reader.cancel()
+        await asyncio.gather(self.reader, return_exceptions=True)
+        await self.exchange.close()
+        await self.link.close()
+
+    async def _read(self) -> None:
+        async for received in self.link.messages():
+            address = self.topics.parse(received.topic)
+            message = decode(received.payload, address.kind)
+            if not self.exchange.handle(address, message):
+                self.heard.put_nowait(message)
+
+    async def next(self, kind: type[M]) -> M:
+        """The next message of this kind; others are passed over."""
+        while True:
+            message = await asyncio.wait_for(self.heard.get(), 30)
+            if isinstance(message, kind):
+                return message
+
+    async def send(self, message: Message, expiry_s: float | None = None) -> None:
+        await self.link.publish(self.topics.orders("pi"), encode(message), expiry_s=expiry_s)
+
+    async def fetch(self, report: TrainReport) -> Path:
+        route = Route.aggregator_from_agent(self.topics, "pi", report.update.sha256)
+        return await self.exchange.fetch(report.update, route, 30)
+
+    def order(self, round_: int, how: str = "works", ttl_s: float = 60.0, agent: str = "pi") -> TrainOrder:
+        return TrainOrder(
+            key=OrderKey("job", how, round_, agent, 0, "train"),
+            tasks=("normal",),
+            network="pi",
+            size=32,
+            base=make_ref(BASE),
+            seed=0,
+            settings=TrainSettings(),
+            probe_every=0,
+            update_dtype="fp32",
+            max_skipped_share=0.1,
+            ttl_s=ttl_s,
+        )
+
+    def evaluation(self, round_: int) -> EvaluateOrder:
+        order = self.order(round_)
+        key = msgspec.structs.replace(order.key, kind="evaluate")
+        return EvaluateOrder(key, order.tasks, "pi", 32, order.base, 4, 0.1, 60.0)
+
+
+class Device:
+    """A daemon in this process."""
+
+    def __init__(self, lab: Lab, **changes: Any) -> None:
+        pictures = lab.folder / "pictures" / "rgb" / "hall"
+        pictures.mkdir(parents=True, exist_ok=True)
+        (pictures / "point_0_view_0_domain_rgb.png").touch()
+        self.state_dir = lab.folder / "state"
+        self.config = AgentConfig(
+            id="pi",
+            broker=lab.url,
+            state_dir=str(self.state_dir),
+            data=DataConfig(str(lab.folder / "pictures")),
+            fleet=lab.topics.fleet,
+            trainer=TrainerConfig(python=str(write_stub(lab.folder / "stub"))),
+            power=PowerConfig(source="estimate"),
+            **changes,
+        )
+        cpu = CpuClock()
+        meter, why = open_meter(self.config.power, cpu)
+        self.daemon = Daemon(self.config, take_inventory(self.config.data), meter, why, cpu)
+        self.stop = asyncio.Event()
+
+    async def __aenter__(self) -> Device:
+        self.running = asyncio.create_task(self.daemon.run(self.stop))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop.set()
+        await asyncio.wait_for(self.running, 30)
+
+    def has(self, sha256: str) -> bool:
+        return (self.state_dir / "blobs" / sha256).exists()
+
+
+def daemon_test(
+    broker_url: str, tmp_path: Path, test: Callable[[Lab, Device], Awaitable[None]], **changes: Any
+) -> None:
+    async def all_of_it() -> None:
+        async with Lab(broker_url, tmp_path) as lab:
+            async with Device(lab, **changes) as device:
+                assert (await lab.next(Presence)).online
+                await test(lab, device)
+                assert not device.daemon.crashed
+            assert not (await lab.next(Presence)).online, "it says goodbye"
+
+    asyncio.run(asyncio.wait_for(all_of_it(), 90))
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Lets the loop work until `condition` holds; the test's own time limit ends it otherwise."""
+    loop = asyncio.get_running_loop()
+    while not condition():
+        tick = loop.create_future()
+        loop.call_later(0.01, tick.set_result, None)
+        await tick
+
+
+def test_presence_says_what_the_device_brings(broker_url: str, tmp_path: Path) -> None:
+    async def all_of_it() -> None:
+        async with Lab(broker_url, tmp_path) as lab:
+            async with Device(lab):
+                presence = await lab.next(Presence)
+            assert presence.capabilities is not None
+            assert presence.capabilities.labels == ("rgb",)
+            assert (presence.capabilities.train_samples, presence.capabilities.test_samples) == (1, 0)
+            assert presence.capabilities.energy_state == "estimated"
+            gone = await lab.next(Presence)
+            assert (gone.online, gone.boot) == (False, presence.boot)
+
+    asyncio.run(asyncio.wait_for(all_of_it(), 90))
+
+
+def test_an_update_is_served_until_it_has_arrived_and_then_let_go(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0))
+        assert (await lab.next(Progress)).key == lab.order(0).key
+        report = await lab.next(TrainReport)
+        assert {part.phase for part in report.energy} >= {"train", "affinity", "communicate"}
+        assert device.has(report.update.sha256)
+        await lab.fetch(report)
+        await eventually(lambda: not device.has(report.update.sha256))
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_an_order_that_comes_again_is_answered_again_and_not_done_again(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0))
+        report = await lab.next(TrainReport)
+        await lab.send(lab.order(0))
+        assert await lab.next(TrainReport) == report
+        await lab.fetch(report)  # the update is still on offer
+        assert works(tmp_path / "stub") == ["train works round 0"]
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_an_order_whose_update_was_lost_over_there_is_done_again(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0))
+        report = await lab.next(TrainReport)
+        await lab.fetch(report)
+        await eventually(lambda: not device.has(report.update.sha256))
+        lab.store.discard(report.update.sha256)  # an aggregator killed before it had counted the update
+        await lab.send(lab.order(0))
+        again = await lab.next(TrainReport)
+        assert again.update == report.update, "the same order gives the same bytes"
+        await lab.fetch(again)
+        assert works(tmp_path / "stub") == ["train works round 0"] * 2
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_an_update_that_nobody_fetched_goes_with_the_next_order(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0))
+        stale = await lab.next(TrainReport)
+        await lab.send(lab.order(1))
+        fresh = await lab.next(TrainReport)
+        assert not device.has(stale.update.sha256)
+        assert device.has(fresh.update.sha256)
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_a_trainer_that_dies_fails_the_order_and_the_next_one_works(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0, "is-killed"))
+        failed = await lab.next(OrderFailed)
+        assert failed.key.split == "is-killed"
+        assert "SIGKILL" in failed.reason
+        await lab.send(lab.evaluation(1))
+        assert (await lab.next(EvaluateReport)).samples == 4
+        await eventually(lambda: (read_status(device.state_dir) or _NONE).orders_done == 1)
+        status = read_status(device.state_dir)
+        assert status is not None
+        assert (status.orders_failed, status.order) == (1, "")
+        assert "SIGKILL" in status.last_failure
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_a_cancelled_order_ends_without_a_word_and_others_go_on(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0, "hangs"))
+        await lab.next(Progress)
+        await lab.send(lab.order(1, "hangs"))  # this one waits
+        await lab.send(lab.order(2))
+        await lab.send(CancelOrder(lab.order(1, "hangs").key))
+        await lab.send(CancelOrder(lab.order(0, "hangs").key))
+        await lab.next(TrainReport)
+        assert works(tmp_path / "stub") == ["train hangs round 0", "train works round 2"]
+        assert lab.heard.empty()
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_an_order_is_stopped_at_its_deadline_and_one_that_waited_too_long_is_not_begun(
+    broker_url: str, tmp_path: Path
+) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0, "hangs", ttl_s=1.0))
+        await lab.send(lab.order(1, ttl_s=0.5))
+        first, second = await lab.next(OrderFailed), await lab.next(OrderFailed)
+        assert (first.key.round, first.reason) == (0, "not done within 1 s")
+        assert (second.key.round, second.reason) == (1, "it waited here beyond its deadline")
+        assert works(tmp_path / "stub") == ["train hangs round 0"]
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_an_order_that_waited_at_the_broker_has_only_what_is_left_of_its_time(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0, "hangs", ttl_s=600.0), expiry_s=2.0)
+        assert (await lab.next(OrderFailed)).reason in ("not done within 2 s", "not done within 1 s")
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_a_full_queue_refuses_the_newest_order(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0, "hangs"))
+        await lab.next(Progress)
+        await lab.send(lab.order(1))
+        await lab.send(lab.order(2))
+        refused = await lab.next(OrderFailed)
+        assert (refused.key.round, refused.reason) == (2, "1 orders are waiting here already; ask another agent")
+        await lab.send(CancelOrder(lab.order(0, "hangs").key))
+        assert (await lab.next(TrainReport)).key.round == 1
+
+    daemon_test(broker_url, tmp_path, test, max_queued_orders=1)
+
+
+def test_an_order_for_another_agent_is_dropped(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0, agent="zero"))
+        await lab.send(lab.order(1))
+        assert (await lab.next(TrainReport)).key.round == 1
+        assert works(tmp_path / "stub") == ["train works round 1"]
+        assert device.daemon._drops.counts == {"foreign order": 1}
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_an_aggregator_of_another_version_is_noted(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.link.publish(f"mas/2/{lab.topics.fleet}/aggregator/presence", b"\x02?", retain=True)
+        await eventually(lambda: device.daemon._drops.counts == {"protocol version": 1})
+        await lab.link.publish(f"mas/2/{lab.topics.fleet}/aggregator/presence", b"", retain=True)
+        assert not device.daemon._aggregator_online
+        await lab.link.publish(lab.topics.aggregator_presence(), encode(Presence("aggregator", True, "b", "0")))
+        await eventually(lambda: device.daemon._aggregator_online)
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+class _None:
+    orders_done = -1
+
+
+_NONE = _None()
+
+
+# --- what keeps an agent from running -------------------------------------------------------------------------------
+
+
+def settings(folder: Path, **changes: Any) -> AgentConfig:
+    root = folder / "pictures"
+    (root / "rgb" / "hall").mkdir(parents=True, exist_ok=True)
+    config = AgentConfig(
+        id="pi",
+        broker="mqtt://127.0.0.1:9",
+        state_dir=str(folder / "state"),
+        data=DataConfig(str(root)),
+        power=PowerConfig(root=str(folder)),
+    )
+    return msgspec.structs.replace(config, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"broker": "http://broker"}, "is no broker address"),
+        ({"power": PowerConfig(source="jetson-sysfs", root="/nowhere")}, "no INA3221 power monitor"),
+        ({"data": DataConfig("/nowhere")}, "is not a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_said_and_ends_the_agent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], said: str
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        assert daemon.main(settings(tmp_path, **changes)) == 1
+    assert caplog.messages[-1].startswith("cannot run: ")
+    assert said in caplog.messages[-1]
+
+
+def test_a_second_agent_on_one_state_is_refused(
+    broker_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, broker=broker_url, fleet=f"daemon-{next(_FLEETS)}")
+    inner: list[int] = []
+
+    async def run(self: Daemon, stop: asyncio.Event) -> None:
+        inner.append(await asyncio.to_thread(daemon.main, config))
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), 10)
+
+    monkeypatch.setattr(Daemon, "run", run)
+    assert daemon.main(config) == 0, "and SIGTERM is a good end"
+    assert inner == [1]
+    assert caplog.messages[-1] == f"cannot run: another agent uses {config.state_dir}"

@@ -1,0 +1,92 @@
+"""What a device says it has, and every way in which its settings and its data may not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge_agent.config import DataConfig
+from edge_agent.datasets.layout import Buildings, Generator, Manifest
+from edge_agent.inventory import Inventory, InventoryError, take_inventory
+
+
+def put(root: Path, domain: str, building: str, views: int) -> None:
+    """Files with the names of pictures; nobody opens them here."""
+    folder = root / domain / building
+    folder.mkdir(parents=True, exist_ok=True)
+    for point in range(views):
+        (folder / f"point_{point}_view_0_domain_{domain}.png").touch()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for building, views in (("attic", 3), ("hall", 4), ("kitchen", 5)):
+        put(tmp_path, "rgb", building, views)
+        put(tmp_path, "normal", building, views)
+    put(tmp_path, "depth_zbuffer", "hall", 4)
+    put(tmp_path, "depth_zbuffer", "kitchen", 5)
+    return tmp_path
+
+
+def write_manifest(root: Path, train: list[str], test: list[str]) -> None:
+    manifest = Manifest(1, "rooms", Generator("by hand", 0, "0"), 32, ["rgb"], Buildings(train, test), {}, {})
+    (root / "mas-dataset.json").write_bytes(manifest.to_json())
+
+
+def take(root: Path, train: tuple[str, ...] | None = None, test: tuple[str, ...] = ()) -> Inventory:
+    return take_inventory(DataConfig(str(root), train, test))
+
+
+def test_named_buildings_are_counted_and_only_labels_of_all_of_them_are_offered(root: Path) -> None:
+    found = take(root, ("hall",), ("kitchen",))
+    assert found == Inventory(("hall",), ("kitchen",), ("depth_zbuffer", "normal", "rgb"), 4, 5)
+    assert take(root, ("hall",), ("attic",)).labels == ("normal", "rgb"), "the attic has no depth"
+
+
+def test_without_a_choice_everything_is_trained_on_but_what_is_held_out(root: Path) -> None:
+    assert take(root).train == ("attic", "hall", "kitchen")
+    assert take(root, test=("hall",)).train == ("attic", "kitchen")
+    write_manifest(root, ["attic", "hall"], ["kitchen"])
+    found = take(root)
+    assert found.train == ("attic", "hall"), "the dataset's own test buildings are never trained on"
+    assert (found.train_samples, found.test_samples) == (7, 0)
+
+
+def test_a_device_may_only_evaluate(root: Path) -> None:
+    found = take(root, (), ("kitchen",))
+    assert (found.train, found.train_samples, found.test_samples) == ((), 0, 5)
+
+
+def test_every_fault_is_named_at_once(root: Path) -> None:
+    write_manifest(root, ["attic", "hall"], ["kitchen"])
+    with pytest.raises(InventoryError) as caught:
+        take(root, ("cellar", "kitchen", "hall"), ("roof", "hall"))
+    text = str(caught.value)
+    assert f"building cellar is not under {root / 'rgb'}" in text
+    assert "building roof is not under" in text
+    assert "building kitchen is a test building and must not be trained on" in text
+    assert "building hall is a test building and must not be trained on" in text
+    assert text.count(";") == 3, text
+
+
+def test_nothing_to_work_with_is_a_fault(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=r"no building under .* to train or test on"):
+        take(root, ())
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=r"data\.root .*nowhere: .*rgb is not a folder"):
+        take(tmp_path / "nowhere")
+
+
+def test_a_manifest_that_cannot_be_used_is_named(root: Path) -> None:
+    (root / "mas-dataset.json").write_text("{}")
+    with pytest.raises(InventoryError, match=r"mas-dataset\.json: .*missing required field"):
+        take(root)
+    write_manifest(root, [], [])
+    newer = msgspec.json.decode((root / "mas-dataset.json").read_bytes()) | {"format": 99}
+    (root / "mas-dataset.json").write_bytes(msgspec.json.encode(newer))
+    with pytest.raises(InventoryError, match="format 99"):
+        take(root)

@@ -1,0 +1,223 @@
+"""The trainer seen from the daemon: whatever becomes of the child, the daemon gets an outcome and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from stub_trainer import starts, works, write_stub
+
+from edge_agent.config import TrainerConfig
+from edge_agent.cpu import CpuClock, process_cpu_s
+from edge_agent.trainer.protocol import EvaluateDone, Setup, Step, TrainDone, Work, WorkFailed
+from edge_agent.trainer_process import TrainerProcess
+from models.wire.chunks import make_ref
+from models.wire.job import TrainSettings
+from models.wire.messages import OrderKey, TrainOrder
+
+ORDER = TrainOrder(
+    key=OrderKey("job", "works", 0, "agent", 0, "train"),
+    tasks=("normal",),
+    network="pi",
+    size=32,
+    base=make_ref(b"model"),
+    seed=0,
+    settings=TrainSettings(),
+    probe_every=0,
+    update_dtype="fp32",
+    max_skipped_share=0.1,
+    ttl_s=60.0,
+)
+
+
+class Bench:
+    """A trainer process around the stub."""
+
+    def __init__(self, folder: Path, **config: object) -> None:
+        self.folder, self.clock, self.steps = folder, CpuClock(), []
+        defaults = {"python": str(write_stub(folder)), "idle_exit_s": 600.0}
+        setup = Setup(str(folder), ("a",), (), threads=1, cache_bytes=1)
+        self.trainer = TrainerProcess(TrainerConfig(**{**defaults, **config}), setup, self.clock)  # type: ignore[arg-type]
+
+    def work(self, how: str) -> Work:
+        key = msgspec.structs.replace(ORDER.key, split=how)
+        return Work(msgspec.structs.replace(ORDER, key=key), "base", str(self.folder / "update"))
+
+    async def run(self, how: str) -> TrainDone | EvaluateDone | WorkFailed:
+        return await asyncio.wait_for(self.trainer.run(self.work(how), self.steps.append), 30)
+
+    def pid(self) -> int:
+        process = self.trainer._process
+        assert process is not None
+        return process.pid
+
+
+def bench_test(tmp_path: Path, test: Callable[[Bench], Awaitable[None]], **config: object) -> None:
+    async def all_of_it() -> None:
+        bench = Bench(tmp_path, **config)
+        try:
+            await test(bench)
+        finally:
+            await bench.trainer.stop(kill=True)
+
+    asyncio.run(all_of_it())
+
+
+def exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def gone(pid: int) -> None:
+    """Waits for the end of a process whose end the trainer has ordered."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 20
+    while exists(pid):
+        assert loop.time() < deadline, "the trainer is still there"
+        tick = loop.create_future()
+        loop.call_later(0.01, tick.set_result, None)
+        await tick
+
+
+def test_one_process_does_one_work_after_another(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        assert isinstance(await bench.run("works"), TrainDone)
+        pid = bench.pid()
+        assert isinstance(await bench.run("works"), TrainDone)
+        assert bench.pid() == pid
+        assert bench.steps == [Step("train", 1, 2)] * 2
+        assert len(works(tmp_path)) == 2
+        assert starts(tmp_path) == [f"started {pid} threads 1 omp 1"]
+
+    bench_test(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "how, reason",
+    [
+        ("dies", "the trainer ended with exit code 3 in the middle of its work"),
+        ("is-killed", "the trainer was ended by SIGKILL; the kernel kills for memory"),
+        ("dies-in-a-frame", "the trainer ended with exit code 0 in the middle of its work"),
+        ("talks-nonsense", "the trainer could not be used: not a message of the trainer's protocol"),
+        ("shouts", "the trainer could not be used: a frame of 4294967295 bytes is announced"),
+    ],
+)
+def test_a_trainer_that_fails_costs_its_work_and_the_next_gets_a_new_one(tmp_path: Path, how: str, reason: str) -> None:
+    async def test(bench: Bench) -> None:
+        outcome = await bench.run(how)
+        assert isinstance(outcome, WorkFailed)
+        assert outcome.reason.startswith(reason)
+        assert not outcome.final, "another attempt may go better"
+        assert isinstance(await bench.run("works"), TrainDone)
+        assert len(starts(tmp_path)) == 2
+
+    bench_test(tmp_path, test)
+
+
+def test_a_work_that_cannot_be_done_keeps_its_reason_and_the_process(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        assert await bench.run("refuses") == WorkFailed("nothing to train on", final=True)
+        await bench.run("works")
+        assert len(starts(tmp_path)) == 1
+
+    bench_test(tmp_path, test)
+
+
+def test_cancelling_kills_the_trainer(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        running = asyncio.create_task(bench.run("hangs"))
+        loop = asyncio.get_running_loop()
+        while not bench.steps:
+            tick = loop.create_future()
+            loop.call_later(0.01, tick.set_result, None)
+            await tick
+        pid = bench.pid()
+        running.cancel()
+        (outcome,) = await asyncio.gather(running, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError)
+        assert not exists(pid)
+        assert isinstance(await bench.run("works"), TrainDone)
+
+    bench_test(tmp_path, test)
+
+
+def test_an_idle_trainer_ends_and_the_next_work_starts_another(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run("works")
+        pid = bench.pid()
+        await gone(pid)
+        await bench.run("works")
+        assert len(starts(tmp_path)) == 2
+        assert bench.pid() != pid
+
+    bench_test(tmp_path, test, idle_exit_s=0.01)
+
+
+def test_a_trainer_kept_warm_is_there_before_its_first_work_and_stays(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.trainer.start()
+        pid = bench.pid()
+        await bench.run("works")
+        assert bench.trainer._idle is None, "nothing will end it"
+        assert bench.pid() == pid
+
+    bench_test(tmp_path, test, keep_warm=True, idle_exit_s=0.001)
+
+
+def test_an_interpreter_that_is_not_there_is_a_failed_work(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        outcome = await bench.run("works")
+        assert isinstance(outcome, WorkFailed)
+        assert "no-such-python" in outcome.reason
+
+    bench_test(tmp_path, test, python=str(tmp_path / "no-such-python"))
+
+
+def test_a_trainer_started_while_the_last_one_ends_is_the_one_whose_cpu_is_counted(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run("works")
+        stopping = asyncio.create_task(bench.trainer.stop())
+        await asyncio.sleep(0)  # it has closed the old one's stdin and waits for it
+        await bench.run("works")
+        await stopping
+        assert bench.clock._pid == bench.pid()
+
+    bench_test(tmp_path, test)
+
+
+def test_cpu_seconds_of_a_living_process_of_a_dead_one_and_of_one_with_a_strange_name(tmp_path: Path) -> None:
+    assert process_cpu_s(os.getpid()) == pytest.approx(sum(os.times()[:2]), abs=1.0)
+    assert process_cpu_s(2**22 + 1) == 0.0
+    strange = tmp_path / "a) R 1 (b"
+    strange.symlink_to("/bin/cat")
+
+    async def test() -> None:
+        process = await asyncio.create_subprocess_exec(
+            str(strange), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x")
+        await process.stdin.drain()
+        await process.stdout.readexactly(1)  # it runs under its own name now
+        assert 0.0 <= process_cpu_s(process.pid) < 5.0
+        process.kill()
+        await process.wait()
+
+    asyncio.run(test())
+
+
+def test_the_cpu_clock_never_runs_backwards(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run("works")
+        seen = [bench.clock()]
+        bench.clock.watch(None)  # as if the child were gone and not yet waited for
+        seen.append(bench.clock())
+        await bench.trainer.stop()
+        seen.append(bench.clock())
+        assert seen == sorted(seen)
+
+    bench_test(tmp_path, test)
