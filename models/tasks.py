@@ -1,19 +1,21 @@
 """Learning tasks: what a label file holds, how it becomes a target, and how a prediction is read back.
 
 Encodings and normalisations follow Taskonomy (Zamir et al., CVPR 2018) as used by MAS (Zhuang et al., ICCV 2023, section 4).
-Arrays are numpy, channels first; nothing here needs torch.
+Arrays are numpy, channels first; nothing here needs torch. numpy is imported where it is used: the agent's daemon knows
+its tasks without holding it in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+    FloatArray = npt.NDArray[np.float32]
 
 #: Raw depth (1/512 m) from which on a pixel counts as having no surface (MAS: 16 m).
 DEPTH_VALID_BELOW = 8192
@@ -62,15 +64,21 @@ class TaskSpec:
 
     def normalise(self, raw: npt.NDArray[np.generic]) -> FloatArray:
         """Label values `[..., channels, height, width]` as stored -> float32 targets of the same shape."""
+        import numpy as np
+
         mean, std = self._columns()
         return np.asarray((raw.astype(np.float32) * np.float32(self.scale) - mean) / std, np.float32)
 
     def denormalise(self, target: FloatArray) -> FloatArray:
         """Inverse of `normalise`, in the units of the label file (not clipped or rounded)."""
+        import numpy as np
+
         mean, std = self._columns()
         return np.asarray((target * std + mean) / np.float32(self.scale), np.float32)
 
     def _columns(self) -> tuple[FloatArray, FloatArray]:
+        import numpy as np
+
         shape = (-1, 1, 1)
         return np.asarray(self.mean, np.float32).reshape(shape), np.asarray(self.std, np.float32).reshape(shape)
 

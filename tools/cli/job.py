@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,6 +167,8 @@ def _line(status: Any) -> str:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     from models.link.base import LinkError
     from models.link.transfer import BlobUnavailable
     from tools.client import FleetError

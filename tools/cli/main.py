@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 import typer
 
@@ -27,6 +26,8 @@ app.command("bench")(bench.bench_command)
 
 def _show_version(value: bool) -> None:
     if value:
+        from importlib.metadata import version
+
         typer.echo(f"mas-edge {version('mas-edge')}")
         raise typer.Exit()
 
