@@ -9,6 +9,7 @@ depthwise ones, which wait for memory. At 64x64 the encoder is 34 MMAC and a hea
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,7 @@ WIDTHS = (24, 48, 96, 128)
 FEATURES = 32
 HEAD_WIDTH = 16
 _OUTPUT_STRIDE = 2
-#: From this many output channels on, maps are predicted at stride 2 and enlarged: class regions need no finer detail.
+#: From this many output channels on, maps are smooth only: class regions need no finer detail.
 _COARSE_FROM_CHANNELS = 8
 
 
@@ -48,19 +49,31 @@ class PiEncoder(nn.Module):
 
 
 class PiHead(nn.Module):
-    """[batch, FEATURES, height / 2, width / 2] -> [batch, channels, height, width]."""
+    """[batch, FEATURES, height / 2, width / 2] -> [batch, channels, height, width].
+
+    A map is the sum of a smooth part, predicted at stride 2 and enlarged bilinearly, and of detail, a value of its own
+    for each pixel of a cell. Detail begins at zero, so an untrained head is smooth: with pixels that begin apart, as
+    they do in sub-pixel convolution alone (Shi et al., CVPR 2016), short training leaves a checkerboard behind.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.coarse = channels >= _COARSE_FROM_CHANNELS
         self.gather = nn.Sequential(_convolution(FEATURES, HEAD_WIDTH, 3), nn.ReLU())
-        self.predict = nn.Conv2d(HEAD_WIDTH, channels if self.coarse else channels * _OUTPUT_STRIDE**2, 1)
+        self.channels = channels
+        details = 0 if channels >= _COARSE_FROM_CHANNELS else channels * _OUTPUT_STRIDE**2
+        self.predict = nn.Conv2d(HEAD_WIDTH, channels + details, 1)
+        with torch.no_grad():
+            for weights in self.predict.parameters():
+                weights[channels:] = 0
 
     def forward(self, features: Tensor) -> Tensor:
         maps: Tensor = self.predict(self.gather(features))
-        if self.coarse:
-            return functional.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return functional.pixel_shuffle(maps, _OUTPUT_STRIDE)
+        smooth = functional.interpolate(
+            maps[:, : self.channels], scale_factor=float(_OUTPUT_STRIDE), mode="bilinear", align_corners=False
+        )
+        if self.predict.out_channels == self.channels:
+            return smooth
+        return smooth + functional.pixel_shuffle(maps[:, self.channels :], _OUTPUT_STRIDE)
 
 
 def _convolution(before: int, after: int, kernel: int, *, stride: int = 1) -> nn.Sequential:

@@ -25,7 +25,7 @@ SETTINGS = TrainSettings(epochs=2, batch_size=4, lr=0.05)
 
 @dataclass
 class InMemory:
-    """Random samples; those in `broken` cannot be loaded."""
+    """Random samples, soft as pictures are; those in `broken` cannot be loaded."""
 
     count: int
     size: int = 32
@@ -34,7 +34,8 @@ class InMemory:
     def __post_init__(self) -> None:
         random = torch.Generator().manual_seed(7)
         shape = (self.count, self.size, self.size)
-        self.rgb = torch.rand(shape[0], 3, *shape[1:], generator=random)
+        coarse = torch.rand(self.count, 3, self.size // 4, self.size // 4, generator=random)
+        self.rgb = torch.nn.functional.interpolate(coarse, scale_factor=4.0, mode="bilinear")
         self.targets = {
             "segment_semantic": torch.randint(0, 18, (shape[0], 1, *shape[1:]), generator=random),
             "normal": torch.randn(shape[0], 3, *shape[1:], generator=random),
@@ -67,9 +68,7 @@ def _same(first: MultiTaskNet, second: MultiTaskNet) -> bool:
     return all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize(
-    ("count", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (1, [1]), (0, [])]
-)
+@pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (1, [1]), (0, [])])
 def test_a_last_batch_of_one_joins_the_one_before(count: int, sizes: list[int]) -> None:
     batches = batch_indices(np.arange(count), 4)
     assert [len(batch) for batch in batches] == sizes

@@ -93,7 +93,7 @@ def test_load_state_names_every_fault_and_changes_nothing() -> None:
     broken = {name: value + 1 for name, value in before.items()}
     del broken["encoder.fused.1.0.weight"]
     broken["heads.depth_zbuffer.x"] = np.zeros(3, np.float32)
-    broken["heads.normal.predict.bias"] = np.full(12, np.nan, np.float32)
+    broken["heads.normal.predict.bias"] = np.full(15, np.nan, np.float32)
     with pytest.raises(StateError) as caught:
         load_state(network, broken)
     text = str(caught.value)
@@ -117,6 +117,27 @@ def test_encoder_gradient_is_scaled_by_one_over_sqrt_n_and_heads_are_not() -> No
     for name, gradient in with_hook.items():
         factor = 1 / math.sqrt(4) if name.startswith("encoder.") else 1.0
         torch.testing.assert_close(gradient, without[name] * factor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["depth_zbuffer", "normal", "keypoints2d"])
+def test_an_untrained_head_draws_no_checkerboard(task: str) -> None:
+    network = build_network("pi", (task,), 64, seed=0)
+    even = torch.ones(1, 32, 16, 16)
+    middle = network.heads[task].eval()(even)[..., 8:-8, 8:-8]
+    torch.testing.assert_close(middle, middle[..., :1, :1].expand_as(middle))
+
+
+def test_a_head_learns_what_is_finer_than_the_representation() -> None:
+    head = build_network("pi", ("keypoints2d",), 64, seed=0).heads["keypoints2d"].eval()
+    even = torch.ones(1, 32, 16, 16)
+    finer = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (head(even) - finer).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float((head(even) - finer).square()[..., 4:-4, 4:-4].mean()) < 0.05
 
 
 def test_a_further_network_takes_the_same_road() -> None:
