@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 from aggregator.affinity import Matrix, mean_affinity
-from aggregator.coordinator.state import Job, JobPhase, RoundRecord, Split, State
+from aggregator.coordinator.state import Job, RoundRecord, Split, State
 from aggregator.schemes.base import Decision
 from models.energy import EnergySummary, EnergyTotal, merge_energy, summarise_energy
 from models.wire.job import JobSpec
-from models.wire.messages import Capabilities, EnergyState, JobStatus, SplitStatus
+from models.wire.messages import Capabilities, EnergyState, JobState, JobStatus, SplitStatus
 
 
 class AgentRecord(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ class Record(msgspec.Struct, frozen=True):
 
     job: str
     spec: JobSpec
-    state: JobPhase
+    state: JobState
     reason: str
     started_at: float
     finished_at: float | None

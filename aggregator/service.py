@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import signal
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.config import AggregatorConfig
-from aggregator.coordinator import Coordinator, State, live_blobs, resume, why_unwanted
+from aggregator.coordinator import Coordinator, State, live_blobs, why_unwanted
 from aggregator.coordinator.actions import (
     Accumulate,
     Action,
@@ -33,33 +31,29 @@ from aggregator.coordinator.actions import (
     SendOrder,
 )
 from aggregator.coordinator.events import (
-    AgentLost,
-    AgentSeen,
     AnyEvent,
     BundlesReady,
-    Deployed,
     EffectFailed,
-    EvaluateReported,
     ModelReady,
     OrderFailed,
     Tick,
-    TrainReported,
 )
 from aggregator.effects import EffectError, Effects
 from aggregator.journal import Journal, JournalError
 from aggregator.keeper import Keeper
+from aggregator.reception import Outgoing, Reception, Tools
 from aggregator.record import job_status
-from aggregator.requests import Requests
 from models import sdnotify
-from models.link.base import BadBrokerUrl, BrokerUnreachable, Drops, LinkError, Received
+from models.link.base import BadBrokerUrl, BrokerUnreachable, Drops, LinkError
 from models.link.mqtt import MqttLink
-from models.link.transfer import BlobExchange, BlobUnavailable, Route
+from models.link.transfer import BlobExchange
+from models.service import Tasks, run_service
 from models.wire import messages
 from models.wire.blobstore import BlobStore, BlobStoreError
 from models.wire.chunks import BlobError, BlobLimits
-from models.wire.codec import WireError, WrongVersion, decode, encode
+from models.wire.codec import WireError, encode
 from models.wire.tensors import TensorsError
-from models.wire.topics import PROTOCOL, Address, TopicError, Topics
+from models.wire.topics import TopicError, Topics
 
 log = logging.getLogger(__name__)
 #: A broker keeps an order no longer than this, however long its job would wait for the answer.
@@ -67,7 +61,6 @@ _MAX_EXPIRY_S = 30 * 86400.0
 #: After a lost connection the agents come back one by one; their answers are heard before deadlines are looked at.
 _SETTLE_S = 30.0
 _RECONNECT_S = 60.0
-Outgoing = messages.TrainOrder | messages.EvaluateOrder | messages.DeployOrder | messages.CancelOrder | messages.Refused
 
 
 class Service:
@@ -89,16 +82,15 @@ class Service:
         )
         self._exchange = BlobExchange(self._link, self._store)
         self._keeper = Keeper(self._store, self._exchange, self._topics, lambda: live_blobs(self.state))
-        self._requests = Requests(self, clock)
         self.drops = Drops(log)
         self._outbox: asyncio.Queue[tuple[str, Outgoing]] = asyncio.Queue()
         self._connections = 0
         self._settled_at_s = 0.0
-        self.failed = False
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._fetching: set[messages.OrderKey] = set()
+        self._tasks = Tasks()
+        tools = Tools(config, self._link, self._topics, self._exchange, self._keeper, self._effects, self.drops, clock)
+        self._reception = Reception(self, tools)
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -106,16 +98,14 @@ class Service:
         """Replay, connect, serve until `stop` is set."""
         await self._link.subscribe(*self._topics.aggregator_filters())
         async with self._link:
-            loops = [self._receive(), self._publish_orders(), self._publish_statuses(), self._tick()]
-            self._tasks |= {asyncio.create_task(self._guard(loop, stop)) for loop in loops}
+            for loop in (self._reception.receive(), self._publish_orders(), self._publish_statuses(), self._tick()):
+                self._tasks.loop(loop, stop)
+            self._tasks.loop(sdnotify.keep_watchdog_fed(), stop)
             self._resume()
             sdnotify.notify("READY=1")
-            watchdog = asyncio.create_task(sdnotify.keep_watchdog_fed())
             await stop.wait()
             sdnotify.notify("STOPPING=1")
-            for task in (watchdog, *self._tasks):
-                task.cancel()
-            await asyncio.gather(watchdog, *self._tasks, return_exceptions=True)
+            await self._tasks.end()
             if self._link.connected:
                 with contextlib.suppress(LinkError):  # the last will says the same
                     await self._say_presence(online=False)
@@ -129,21 +119,17 @@ class Service:
         if running:
             log.info("resuming %s", ", ".join(running))
         for action in self._coordinator.restart(self._clock()):
-            self._act(action)
+            self.act(action)
 
     @property
     def state(self) -> State:
         """What the coordinator knows."""
         return self._coordinator.state
 
-    async def _guard(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-        """A loop that fails is a fault of this program: say it and end; systemd starts afresh from the journal."""
-        try:
-            await work
-        except Exception:
-            log.exception("the aggregator cannot go on")
-            self.failed = True
-            stop.set()
+    @property
+    def failed(self) -> bool:
+        """Whether a part of it could not go on."""
+        return self._tasks.failed
 
     def _presence(self, online: bool) -> messages.Presence:
         return messages.Presence("aggregator", online, self._boot, version("mas-edge"))
@@ -158,31 +144,22 @@ class Service:
         if self._connections > 1:
             self._settled_at_s = time.monotonic() + _SETTLE_S
             for job in self.state.jobs:
-                self._act(PublishStatus(job))
-
-    async def _reply(self, client: str, answer: messages.Message) -> None:
-        try:
-            await self._link.publish(self._topics.replies(client), encode(answer), expiry_s=60.0)
-        except (LinkError, WireError) as error:
-            log.warning("the answer to client %s was not sent: %s", client, error)
-
-    def keep_record(self, record: bytes) -> messages.BlobRef:
-        """Keep a job's record as a blob on offer. Raises BlobStoreError, BlobError."""
-        return self._keeper.keep_record(record)
+                self.act(PublishStatus(job))
 
     # --- the coordinator ---------------------------------------------------------------------------------------
 
     def apply(self, event: AnyEvent) -> None:
         """Let an event happen and begin what it asks for."""
         for action in self._coordinator.handle(event, self._clock()):
-            self._act(action)
+            self.act(action)
 
-    def _act(self, action: Action) -> None:
+    def act(self, action: Action) -> None:
+        """Begin what an action asks for."""
         if isinstance(action, SendOrder):
             self._keeper.offer_for(action.message)
-            self._outbox.put_nowait((action.message.key.agent, action.message))
+            self.send(action.message.key.agent, action.message)
         elif isinstance(action, CancelOrder):
-            self._outbox.put_nowait((action.key.agent, messages.CancelOrder(action.key)))
+            self.send(action.key.agent, messages.CancelOrder(action.key))
         elif isinstance(action, PublishStatus):
             self._changed[action.job] = None
             self._wake.set()
@@ -191,11 +168,23 @@ class Service:
         elif isinstance(action, Dropped):
             self.drops.count(action.reason, f"{action.agent}: {action.reason}")
             if action.refused and action.key is not None:
-                self._outbox.put_nowait((action.agent, messages.Refused(action.reason[:1000], action.key)))
+                self.send(action.agent, messages.Refused(action.reason[:1000], action.key))
         elif isinstance(action, JobEnded):
             log.info("job %s is %s %s", action.job, action.state, self.state.jobs[action.job].reason)
         else:
-            self.spawn(self._do(action))
+            self.errand(self._do(action))
+
+    def send(self, agent: str, message: Outgoing) -> None:
+        """Publish something to an agent, after what waits already."""
+        self._outbox.put_nowait((agent, message))
+
+    def errand(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the loops; its unexpected errors are logged."""
+        self._tasks.errand(work)
+
+    def keep_record(self, record: bytes) -> messages.BlobRef:
+        """Keep a job's record as a blob on offer. Raises BlobStoreError, BlobError."""
+        return self._keeper.keep_record(record)
 
     async def _do(self, action: Action) -> None:
         """Heavy actions; their outcome comes back as an event."""
@@ -231,17 +220,6 @@ class Service:
 
     async def _export(self, action: Export) -> AnyEvent:
         return BundlesReady(action.job, await self._effects.export(action, version("mas-edge")))
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside the loops; its unexpected errors are logged."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a task failed", exc_info=task.exception())
 
     # --- loops -------------------------------------------------------------------------------------------------
 
@@ -284,143 +262,17 @@ class Service:
                     log.warning("status of job %s was not published: %s", job, error)
             await asyncio.sleep(0.2)  # several changes within a moment are one message
 
-    async def _receive(self) -> None:
-        async for received in self._link.messages():
-            try:
-                self._handle(received)
-            except TopicError as error:
-                self.drops.count("topic", str(error))
-            except WrongVersion as error:
-                self.drops.count("protocol version", f"{received.topic}: {error}")
-            except WireError as error:
-                self.drops.count(type(error).__name__.lower(), f"{received.topic}: {error}")
-
-    # --- messages ----------------------------------------------------------------------------------------------
-
-    def _handle(self, received: Received) -> None:
-        address = self._topics.parse(received.topic)
-        if address.kind == "presence" and not received.payload:
-            return  # a retained presence that somebody cleared
-        if address.kind == "presence" and address.protocol != PROTOCOL:
-            self._refuse_version(address)
-            return
-        message = decode(received.payload, address.kind)
-        if self._exchange.handle(address, message):
-            return
-        if address.kind == "requests":
-            self.spawn(self._reply(address.name, self._requests.answer(message)))
-        elif isinstance(message, messages.Presence):
-            self._present(address.name, message)
-        else:
-            self._report(address.name, message)
-
-    def _refuse_version(self, address: Address) -> None:
-        reason = f"agent {address.name} speaks protocol {address.protocol}, this aggregator speaks {PROTOCOL}"
-        self.drops.count("protocol version", reason)
-        refusal = messages.Refused(f"{reason}; install the same release on both")
-        topic = self._topics.orders(address.name, address.protocol)
-        self.spawn(self._link.publish(topic, encode(refusal)))
-
-    def _present(self, agent: str, message: messages.Presence) -> None:
-        if message.sender != agent:
-            self.drops.count("foreign sender", f"{agent} sent the presence of {message.sender}")
-        elif message.online and message.capabilities is None:
-            self.drops.count("presence without capabilities", f"{agent} does not say what it has")
-        elif message.online and message.capabilities is not None:
-            self._seen(agent, message.boot, message.capabilities)
-        elif agent in self.state.agents and self.state.agents[agent].boot == message.boot:
-            self.apply(AgentLost(agent, "it went offline"))
-
-    def _seen(self, agent: str, boot: str, capabilities: messages.Capabilities) -> None:
-        """An agent is here. One that is here again, still at its order, may have lost it, or we its answer, with a
-        broker that was restarted: it gets the order again, and answers or ignores it.
-        """
-        before = self.state.agents.get(agent)
-        self.apply(AgentSeen(agent, boot, capabilities))
-        busy = self.state.agents[agent].busy
-        if before is None or before.boot != boot or busy is None or busy != before.busy:
-            return
-        for action in resume(self.state, self._clock()):
-            if isinstance(action, SendOrder) and action.message.key == busy:
-                self._act(action)
-
-    def _report(self, agent: str, message: Any) -> None:
-        key = getattr(message, "key", None)
-        if key is not None and key.agent != agent:
-            self.drops.count("foreign sender", f"{agent} reported for {key.agent}")
-        elif isinstance(message, messages.TrainReport):
-            self._train_reported(message)
-        elif isinstance(message, messages.EvaluateReport):
-            self.apply(EvaluateReported(message))
-        elif isinstance(message, messages.DeployReport):
-            self.apply(Deployed(message))
-        elif isinstance(message, messages.OrderFailed):
-            self.apply(OrderFailed(message.key, message.reason, message.final, message.energy))
-        elif isinstance(message, messages.Refused):
-            log.warning("agent %s refuses: %s", agent, message.reason)
-
-    def _train_reported(self, report: messages.TrainReport) -> None:
-        if why_unwanted(self.state, report.key):
-            self.apply(TrainReported(report))  # the coordinator drops it, with the reason
-        elif report.key not in self._fetching:
-            self._fetching.add(report.key)
-            self.spawn(self._fetch_update(report))
-
-    async def _fetch_update(self, report: messages.TrainReport) -> None:
-        """Bring the update here and look at it before the coordinator hears of it."""
-        key = report.key
-        with self._keeper.at_work(report.update.sha256):
-            try:
-                faults = await self._check(report)
-            except (BlobUnavailable, BlobError, BlobStoreError, TensorsError, LinkError, OSError) as error:
-                faults = [str(error)]
-            finally:
-                self._fetching.discard(key)
-            if faults and not why_unwanted(self.state, key):
-                reason = f"the update cannot be used: {'; '.join(faults)}"[:1000]
-                self._outbox.put_nowait((key.agent, messages.Refused(reason, key)))
-                self.apply(OrderFailed(key, reason, energy=report.energy))
-            else:
-                self.apply(TrainReported(report))  # one that nobody waits for any more is dropped, with the reason
-
-    async def _check(self, report: messages.TrainReport) -> list[str]:
-        if report.update.size_bytes > self._config.max_update_bytes:
-            return [f"{report.update.size_bytes} bytes, at most {self._config.max_update_bytes} are taken"]
-        job = self.state.jobs[report.key.job]
-        base = job.splits[report.key.split].model
-        route = Route.aggregator_from_agent(self._topics, report.key.agent, report.update.sha256)
-        update = await self._exchange.fetch(report.update, route, job.spec.deadline_s)
-        if base is None or why_unwanted(self.state, report.key):
-            return ["its round is over"]
-        return await self._effects.check_update(base, update)
-
 
 def main(config: AggregatorConfig, verbose: bool = False) -> int:
     """Run until SIGTERM or SIGINT; the exit code of the process."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
-    )
-    try:
-        state_dir = Path(config.state_dir)
-        state_dir.mkdir(parents=True, exist_ok=True)
+    state_dir = Path(config.state_dir)
+
+    async def serve(stop: asyncio.Event) -> bool:
         url = config.store or f"sqlite:///{state_dir.resolve() / 'journal.sqlite'}"
-        with (state_dir / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.closing(Journal(url)) as journal:
-                return asyncio.run(_serve(config, journal))
-    except BlockingIOError:
-        log.error("cannot run: another aggregator uses %s", config.state_dir)
-        return 1
-    except (JournalError, BadBrokerUrl, BlobStoreError, TopicError, OSError) as error:
-        log.error("cannot run: %s", error)
-        return 1
+        with contextlib.closing(Journal(url)) as journal:
+            service = Service(config, journal)
+            await service.run(stop)
+            return not service.failed
 
-
-async def _serve(config: AggregatorConfig, journal: Journal) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    service = Service(config, journal)
-    await service.run(stop)
-    return 1 if service.failed else 0
+    expected = (JournalError, BadBrokerUrl, BlobStoreError, TopicError)
+    return run_service("aggregator", state_dir, verbose, serve, expected)

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import signal
 import time
 import uuid
-from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -34,12 +30,14 @@ from edge_agent.trainer_process import TrainerProcess
 from edge_agent.work import Answer, Order, Worker, progress
 from models import sdnotify
 from models.link.address import parse_url
-from models.link.base import BadBrokerUrl, Drops, LinkError, Received
+from models.link.base import BadBrokerUrl, Drops, LinkError
+from models.link.incoming import incoming
 from models.link.mqtt import MqttLink
 from models.link.transfer import BlobExchange, Route
+from models.service import Tasks, run_service
 from models.wire.blobstore import BlobStore, BlobStoreError
 from models.wire.chunks import BlobLimits
-from models.wire.codec import WireError, WrongVersion, decode, encode
+from models.wire.codec import WireError, encode
 from models.wire.messages import (
     BlobRef,
     CancelOrder,
@@ -90,12 +88,11 @@ class Daemon:
         self._queue = OrderQueue(config.max_queued_orders, time.monotonic)
         self._drops = Drops(log)
         self._current: asyncio.Task[Answer] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._offered: set[str] = set()
         self._aggregator_online = False
         self._done = self._failed = 0
         self._last_failure = ""
-        self.crashed = False
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -108,13 +105,11 @@ class Daemon:
         await self._link.subscribe(*self._topics.agent_filters(self._config.id))
         async with self._link:
             for loop in (self._receive(), self._work(), self._report_status(), sdnotify.keep_watchdog_fed()):
-                self._spawn(self._guard(loop, stop))
+                self._tasks.loop(loop, stop)
             sdnotify.notify("READY=1")
             await stop.wait()
             sdnotify.notify("STOPPING=1")
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.end()
             await self._trainer.stop(kill=True)
             await self._exchange.close()
             if self._link.connected:
@@ -123,19 +118,10 @@ class Daemon:
         self._meter.stop()
         self._write_status()
 
-    async def _guard(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-        """A loop that fails is a fault of this program: say it and end, so that systemd starts afresh."""
-        try:
-            await work
-        except Exception:
-            log.exception("the agent cannot go on")
-            self.crashed = True
-            stop.set()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    @property
+    def failed(self) -> bool:
+        """Whether a part of it could not go on."""
+        return self._tasks.failed
 
     def _presence(self, online: bool) -> Presence:
         capabilities = Capabilities(
@@ -158,53 +144,37 @@ class Daemon:
     # --- messages ----------------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        async for received in self._link.messages():
-            try:
-                self._handle(received)
-            except TopicError as error:
-                self._drops.count("topic", str(error))
-            except WrongVersion as error:
-                self._drops.count("protocol version", f"{received.topic}: {error}")
-            except WireError as error:
-                self._drops.count(type(error).__name__.lower(), f"{received.topic}: {error}")
+        async for each in incoming(self._link, self._topics, self._drops):
+            if each.address.protocol != PROTOCOL:
+                self._drops.count("protocol version", f"{each.received.topic}: this agent speaks {PROTOCOL}")
+            elif not self._exchange.handle(each.address, each.message):
+                self._handle(each.message, each.received.expiry_s)
 
-    def _handle(self, received: Received) -> None:
-        address = self._topics.parse(received.topic)
-        if address.kind == "aggregator_presence":
-            self._aggregator_seen(address.protocol, received.payload)
-            return
-        message = decode(received.payload, address.kind)
-        if self._exchange.handle(address, message):
-            return
+    def _handle(self, message: Message, expiry_s: float | None) -> None:
         key = getattr(message, "key", None)
         if key is not None and key.agent != self._config.id:
             self._drops.count("foreign order", f"it is for {key.agent}")
         elif isinstance(message, TrainOrder | EvaluateOrder | DeployOrder):
-            self._take_order(message, received.expiry_s)
+            self._take_order(message, expiry_s)
         elif isinstance(message, CancelOrder):
             if self._queue.cancel(message.key) and self._current is not None:
                 self._current.cancel()
+        elif isinstance(message, Presence):
+            self._aggregator_online = message.online
         elif isinstance(message, Refused):
             log.warning("the aggregator refuses: %s", message.reason)
-
-    def _aggregator_seen(self, protocol: int, payload: bytes) -> None:
-        if protocol != PROTOCOL:
-            self._drops.count("protocol version", f"an aggregator speaks protocol {protocol}, this agent {PROTOCOL}")
-        elif payload:
-            message = decode(payload, "aggregator_presence")
-            self._aggregator_online = isinstance(message, Presence) and message.online
 
     def _take_order(self, order: Order, expiry_s: float | None) -> None:
         """Queue an order; one that waited at the broker has only what is left of its time."""
         if expiry_s is not None and expiry_s < order.ttl_s:
-            order = _with_ttl(order, expiry_s)
+            order = msgspec.structs.replace(order, ttl_s=expiry_s)
         answer = self._queue.offer(order)
         if isinstance(answer, TrainReport) and not self._store.has(answer.update.sha256):
             # The aggregator had the update and lost it before it counted (it was killed just then): train again.
             self._queue.forget(order.key)
             answer = self._queue.offer(order)
         if answer is not None:
-            self._spawn(self._say(answer))
+            self._tasks.errand(self._say(answer))
 
     async def _say(self, message: Message) -> None:
         try:
@@ -292,7 +262,7 @@ class Daemon:
     def _tell(self, key: OrderKey, step: Step) -> None:
         if not self._link.connected:
             return  # nobody is helped by hearing of it later
-        self._spawn(self._say(progress(key, step, self._meter.power_w(), self._meter.state)))
+        self._tasks.errand(self._say(progress(key, step, self._meter.power_w(), self._meter.state)))
 
     # --- status ------------------------------------------------------------------------------------------------
 
@@ -335,38 +305,17 @@ class Daemon:
             return {}
 
 
-def _with_ttl(order: Order, ttl_s: float) -> Order:
-    return msgspec.structs.replace(order, ttl_s=ttl_s)
-
-
 def main(config: AgentConfig, verbose: bool = False) -> int:
     """Run until SIGTERM or SIGINT; the exit code of the process."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
-    )
-    cpu = CpuClock()
-    try:
-        state_dir = Path(config.state_dir)
-        state_dir.mkdir(parents=True, exist_ok=True)
-        with (state_dir / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            inventory = take_inventory(config.data)
-            meter, why = open_meter(config.power, cpu)
-            log.info("meter: %s (%s)", meter.source, why)
-            return asyncio.run(_serve(config, inventory, meter, why, cpu))
-    except BlockingIOError:
-        log.error("cannot run: another agent uses %s", config.state_dir)
-        return 1
-    except (InventoryError, PowerSourceError, BadBrokerUrl, BlobStoreError, TopicError, OSError) as error:
-        log.error("cannot run: %s", error)
-        return 1
 
+    async def serve(stop: asyncio.Event) -> bool:
+        cpu = CpuClock()
+        inventory = take_inventory(config.data)
+        meter, why = open_meter(config.power, cpu)
+        log.info("meter: %s (%s)", meter.source, why)
+        daemon = Daemon(config, inventory, meter, why, cpu)
+        await daemon.run(stop)
+        return not daemon.failed
 
-async def _serve(config: AgentConfig, inventory: Inventory, meter: Meter, why: str, cpu: CpuClock) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    daemon = Daemon(config, inventory, meter, why, cpu)
-    await daemon.run(stop)
-    return 1 if daemon.crashed else 0
+    expected = (InventoryError, PowerSourceError, BadBrokerUrl, BlobStoreError, TopicError, bundle.BundleError)
+    return run_service("agent", Path(config.state_dir), verbose, serve, expected)

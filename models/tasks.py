@@ -1,6 +1,7 @@
 """Learning tasks: what a label file holds, how it becomes a target, and how a prediction is read back.
 
-Encodings and normalisations follow Taskonomy (Zamir et al., CVPR 2018) as used by MAS (Zhuang et al., ICCV 2023, section 4).
+Encodings and normalisations follow Taskonomy (Zamir et al., CVPR 2018) as used by MAS (Zhuang et al., ICCV
+2023, section 4).
 Arrays are numpy, channels first; nothing here needs torch. numpy is imported where it is used: the agent's daemon knows
 its tasks without holding it in memory.
 """
@@ -117,7 +118,8 @@ def parse_tasks(text: str | Iterable[str]) -> tuple[str, ...]:
         else:
             known = ", ".join(f"{task.letter}={task.name}" for task in TASKS.values())
             faults.append(f"unknown task {part!r}; known are {known}")
-    faults += [f"task {name} is given {names.count(name)} times" for name in dict.fromkeys(names) if names.count(name) > 1]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    faults += [f"task {name} is given {names.count(name)} times" for name in repeated]
     if not names and not faults:
         faults.append("no task is given")
     if faults:

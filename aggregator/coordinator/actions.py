@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from aggregator.coordinator.state import Contribution, JobPhase
+from aggregator.coordinator.state import Contribution
 from models.wire.job import JobSpec
-from models.wire.messages import BlobRef, DeployOrder, EvaluateOrder, OrderKey, TrainOrder
+from models.wire.messages import BlobRef, DeployOrder, EvaluateOrder, JobState, OrderKey, TrainOrder
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -119,7 +119,7 @@ class JobEnded(Action, frozen=True):
     """The job is deployed, failed or cancelled; its record is complete but for later deployments."""
 
     job: str
-    state: JobPhase
+    state: JobState
 
 
 AnyAction = (

@@ -17,13 +17,10 @@ from aggregator.coordinator.events import SplitBundle
 from aggregator.schemes.base import Decision
 from models.energy import EnergyTotal
 from models.wire.job import JobSpec
-from models.wire.messages import BlobRef, Capabilities, OrderKey
+from models.wire.messages import BlobRef, Capabilities, JobState, OrderKey
 
-JobPhase = Literal[
-    "submitted", "merging", "training", "deciding", "continuing", "exporting", "deployed", "failed", "cancelled"
-]
 SplitPhase = Literal["preparing", "training", "averaging", "trained"]
-ENDED: frozenset[JobPhase] = frozenset({"deployed", "failed", "cancelled"})
+ENDED: frozenset[JobState] = frozenset({"deployed", "failed", "cancelled"})
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -195,7 +192,7 @@ class Job(msgspec.Struct, frozen=True):
 
     job: str
     spec: JobSpec
-    state: JobPhase
+    state: JobState
     started_at: float
     reason: str = ""
     finished_at: float | None = None

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from models.link.base import Drops, Link, Received
-from models.wire.codec import WireError, decode
+from models.wire.codec import WireError, WrongVersion, decode
 from models.wire.messages import Message
-from models.wire.topics import Address, TopicError, Topics
+from models.wire.topics import Address, TopicError, Topics, carries_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,13 @@ async def incoming(
         except TopicError as error:
             drops.count("topic", str(error))
             continue
+        if not received.payload and carries_state(received.topic):
+            continue  # somebody cleared what was retained there
         try:
             message = decode(received.payload, address.kind)
         except WireError as error:
-            drops.count(type(error).__name__, f"{received.topic}: {error.reason}")
+            fault = "protocol version" if isinstance(error, WrongVersion) else type(error).__name__.lower()
+            drops.count(fault, f"{received.topic}: {error.reason}")
             if on_bad is not None:
                 on_bad(address, error)
             continue

@@ -18,6 +18,9 @@ Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["train", "affinity", "communicate", "wait", "evaluate"]
 EnergyState = Literal["measured", "estimated", "partial", "missing"]
+JobState = Literal[
+    "submitted", "merging", "training", "deciding", "continuing", "exporting", "deployed", "failed", "cancelled"
+]
 Reason = Annotated[str, Meta(max_length=1000)]
 
 
@@ -30,7 +33,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class BlobRef(Part, frozen=True):
-    """A content-addressed blob: SHA-256 of the whole and of each chunk, so that a bad chunk is known when it arrives."""
+    """A content-addressed blob: SHA-256 of the whole and of each chunk, so that a bad chunk is known on arrival."""
 
     sha256: Sha256
     size_bytes: Count
@@ -311,7 +314,7 @@ class JobStatus(Message, frozen=True):
 
     job: Identifier
     spec: JobSpec
-    state: Literal["submitted", "merging", "training", "deciding", "continuing", "exporting", "deployed", "failed", "cancelled"]
+    state: JobState
     reason: str
     splits: tuple[SplitStatus, ...]
     total_loss: float | None

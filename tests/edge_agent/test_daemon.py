@@ -160,7 +160,7 @@ def daemon_test(
             async with Device(lab, **changes) as device:
                 assert (await lab.next(Presence)).online
                 await test(lab, device)
-                assert not device.daemon.crashed
+                assert not device.daemon.failed
             assert not (await lab.next(Presence)).online, "it says goodbye"
 
     asyncio.run(asyncio.wait_for(all_of_it(), 90))

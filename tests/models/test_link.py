@@ -290,7 +290,7 @@ def test_only_sound_messages_on_their_topics_come_through() -> None:
                 Received(TOPICS.reports("pi-1"), encode(BlobAck("ab" * 32))),
             ),
         ]
-        assert drops.counts == {"Malformed": 1, "WrongVersion": 1, "Oversized": 1, "Foreign": 1, "topic": 2}
+        assert drops.counts == {"malformed": 1, "protocol version": 1, "oversized": 1, "foreign": 1, "topic": 2}
         assert bad == [
             ("orders", "Malformed"),
             ("orders", "WrongVersion"),

@@ -1,0 +1,177 @@
+"""What comes in from agents and clients: judged, and turned into the coordinator's events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aggregator.config import AggregatorConfig
+from aggregator.coordinator import resume, why_unwanted
+from aggregator.coordinator.actions import Action, SendOrder
+from aggregator.coordinator.events import (
+    AgentLost,
+    AgentSeen,
+    Deployed,
+    EvaluateReported,
+    OrderFailed,
+    TrainReported,
+)
+from aggregator.effects import Effects
+from aggregator.keeper import Keeper
+from aggregator.requests import Desk, Requests
+from models.link.base import Drops, Link, LinkError
+from models.link.incoming import incoming
+from models.link.transfer import BlobExchange, BlobUnavailable, Route
+from models.wire import messages
+from models.wire.blobstore import BlobStoreError
+from models.wire.chunks import BlobError
+from models.wire.codec import WireError, WrongVersion, encode
+from models.wire.tensors import TensorsError
+from models.wire.topics import PROTOCOL, Address, Topics
+
+log = logging.getLogger(__name__)
+Outgoing = messages.TrainOrder | messages.EvaluateOrder | messages.DeployOrder | messages.CancelOrder | messages.Refused
+
+
+class Floor(Desk, Protocol):
+    """What the reception needs of the service."""
+
+    def act(self, action: Action) -> None: ...
+
+    def send(self, agent: str, message: Outgoing) -> None: ...
+
+    def errand(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What service and reception work with."""
+
+    config: AggregatorConfig
+    link: Link
+    topics: Topics
+    exchange: BlobExchange
+    keeper: Keeper
+    effects: Effects
+    drops: Drops
+    clock: Callable[[], float]
+
+
+class Reception:
+    """Hears everything; what is bad is counted, logged and dropped, and nothing else happens."""
+
+    def __init__(self, floor: Floor, tools: Tools) -> None:
+        self._floor, self._tools = floor, tools
+        self._requests = Requests(floor, tools.clock)
+        self._fetching: set[messages.OrderKey] = set()
+
+    async def receive(self) -> None:
+        """Until the link is closed."""
+        tools = self._tools
+        async for each in incoming(tools.link, tools.topics, tools.drops, self._judge):
+            if each.address.protocol != PROTOCOL:
+                self._refuse_version(each.address)
+            elif tools.exchange.handle(each.address, each.message):
+                continue
+            elif each.address.kind == "requests":
+                answer = self._requests.answer(each.message)
+                self._floor.errand(self._publish(tools.topics.replies(each.address.name), answer, expiry_s=60.0))
+            elif isinstance(each.message, messages.Presence):
+                self._present(each.address.name, each.message)
+            else:
+                self._report(each.address.name, each.message)
+
+    async def _publish(self, topic: str, message: messages.Message, expiry_s: float | None = None) -> None:
+        try:
+            await self._tools.link.publish(topic, encode(message), expiry_s=expiry_s)
+        except (LinkError, WireError) as error:
+            log.warning("%s was not sent on %s: %s", type(message).__name__, topic, error)
+
+    def _judge(self, address: Address, error: WireError) -> None:
+        """Of those whose messages cannot be used only agents of another release are answered."""
+        if isinstance(error, WrongVersion) and address.kind == "presence" and address.protocol != PROTOCOL:
+            self._refuse_version(address)
+
+    def _refuse_version(self, address: Address) -> None:
+        """Tell an agent of another release so where it listens."""
+        reason = f"agent {address.name} speaks protocol {address.protocol}, this aggregator speaks {PROTOCOL}"
+        refusal = messages.Refused(f"{reason}; install the same release on both")
+        topic = self._tools.topics.orders(address.name, address.protocol)
+        self._floor.errand(self._publish(topic, refusal))
+
+    def _present(self, agent: str, message: messages.Presence) -> None:
+        if message.sender != agent:
+            self._tools.drops.count("foreign sender", f"{agent} sent the presence of {message.sender}")
+        elif message.online and message.capabilities is None:
+            self._tools.drops.count("presence without capabilities", f"{agent} does not say what it has")
+        elif message.online and message.capabilities is not None:
+            self._seen(agent, message.boot, message.capabilities)
+        elif agent in self._floor.state.agents and self._floor.state.agents[agent].boot == message.boot:
+            self._floor.apply(AgentLost(agent, "it went offline"))
+
+    def _seen(self, agent: str, boot: str, capabilities: messages.Capabilities) -> None:
+        """An agent is here. One that is here again, still at its order, may have lost it, or we its answer, with a
+        broker that was restarted: it gets the order again, and answers or ignores it.
+        """
+        before = self._floor.state.agents.get(agent)
+        self._floor.apply(AgentSeen(agent, boot, capabilities))
+        busy = self._floor.state.agents[agent].busy
+        if before is None or before.boot != boot or busy is None or busy != before.busy:
+            return
+        for action in resume(self._floor.state, self._tools.clock()):
+            if isinstance(action, SendOrder) and action.message.key == busy:
+                self._floor.act(action)
+
+    def _report(self, agent: str, message: Any) -> None:
+        key = getattr(message, "key", None)
+        if key is not None and key.agent != agent:
+            self._tools.drops.count("foreign sender", f"{agent} reported for {key.agent}")
+        elif isinstance(message, messages.TrainReport):
+            self._train_reported(message)
+        elif isinstance(message, messages.EvaluateReport):
+            self._floor.apply(EvaluateReported(message))
+        elif isinstance(message, messages.DeployReport):
+            self._floor.apply(Deployed(message))
+        elif isinstance(message, messages.OrderFailed):
+            self._floor.apply(OrderFailed(message.key, message.reason, message.final, message.energy))
+        elif isinstance(message, messages.Refused):
+            log.warning("agent %s refuses: %s", agent, message.reason)
+
+    def _train_reported(self, report: messages.TrainReport) -> None:
+        if why_unwanted(self._floor.state, report.key):
+            self._floor.apply(TrainReported(report))  # the coordinator drops it, with the reason
+        elif report.key not in self._fetching:
+            self._fetching.add(report.key)
+            self._floor.errand(self._fetch_update(report))
+
+    async def _fetch_update(self, report: messages.TrainReport) -> None:
+        """Bring the update here and look at it before the coordinator hears of it."""
+        key = report.key
+        with self._tools.keeper.at_work(report.update.sha256):
+            try:
+                faults = await self._check(report)
+            except (BlobUnavailable, BlobError, BlobStoreError, TensorsError, LinkError, OSError) as error:
+                faults = [str(error)]
+            finally:
+                self._fetching.discard(key)
+            if faults and not why_unwanted(self._floor.state, key):
+                reason = f"the update cannot be used: {'; '.join(faults)}"[:1000]
+                self._floor.send(key.agent, messages.Refused(reason, key))
+                self._floor.apply(OrderFailed(key, reason, energy=report.energy))
+            else:
+                self._floor.apply(
+                    TrainReported(report)
+                )  # one that nobody waits for any more is dropped, with the reason
+
+    async def _check(self, report: messages.TrainReport) -> list[str]:
+        if report.update.size_bytes > self._tools.config.max_update_bytes:
+            return [f"{report.update.size_bytes} bytes, at most {self._tools.config.max_update_bytes} are taken"]
+        job = self._floor.state.jobs[report.key.job]
+        base = job.splits[report.key.split].model
+        route = Route.aggregator_from_agent(self._tools.topics, report.key.agent, report.update.sha256)
+        update = await self._tools.exchange.fetch(report.update, route, job.spec.deadline_s)
+        if base is None or why_unwanted(self._floor.state, report.key):
+            return ["its round is over"]
+        return await self._tools.effects.check_update(base, update)
