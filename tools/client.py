@@ -1,4 +1,4 @@
-"""A client of the fleet: submits jobs, cancels them, fetches records, and follows what happens. Used by `mas job` and the demo."""
+"""A client of the fleet, for `mas job` and the demo: submits and cancels jobs, fetches records, follows what happens."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class FleetClient:
         return answer
 
     async def _insist(self, message: SubmitJob | CancelJob | ShowJob, future: asyncio.Future[Message]) -> Message:
-        """Ask until there is an answer: an aggregator that is just starting hears the next one. It answers once only."""
+        """Ask until there is an answer: an aggregator that is just starting hears the next one; it answers once."""
         for _ in range(_ATTEMPTS):
             await self._link.publish(self.topics.requests(self._name), encode(message), expiry_s=_ANSWER_S)
             done, _pending = await asyncio.wait({future}, timeout=_ANSWER_S)

@@ -24,12 +24,12 @@ def describe(record: Mapping[str, Any]) -> str:
         f"traffic   {record['bytes_up'] / 1e6:.1f} MB up, {record['bytes_down'] / 1e6:.1f} MB down",
     ]
     for split in record["splits"]:
-        kind = "" if split["parent"] is None else f", from {split['parent']}"
-        lines.append(
-            f"split     {split['split']} [{letters(split['tasks'])}], rounds {split['first_round']}-{split['last_round']}{kind}"
-        )
-    if record["decision"]:
-        lines.append(f"decision  {' | '.join(letters(g) for g in record['decision']['splits'])} {record['decision']}")
+        origin = "" if split["parent"] is None else f", from {split['parent']}"
+        rounds = f"rounds {split['first_round']}-{split['last_round']}"
+        lines.append(f"split     {split['split']} [{letters(split['tasks'])}], {rounds}{origin}")
+    if decision := record["decision"]:
+        groups = " | ".join(letters(group) for group in decision["splits"])
+        lines.append(f"decision  {groups}, score {decision['score']:+.4f}, at most {decision['max_splits']} splits")
     losses = ", ".join(f"{task} {loss:.3f}" for task, loss in record["losses"].items())
     if losses:
         lines.append(f"losses    {losses}; total {record['total_loss']:.3f}")

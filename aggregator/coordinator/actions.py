@@ -123,14 +123,5 @@ class JobEnded(Action, frozen=True):
 
 
 AnyAction = (
-    SendOrder
-    | CancelOrder
-    | PrepareModel
-    | Accumulate
-    | Average
-    | Export
-    | PublishStatus
-    | Forget
-    | Dropped
-    | JobEnded
+    SendOrder | CancelOrder | PrepareModel | Accumulate | Average | Export | PublishStatus | Forget | Dropped | JobEnded
 )

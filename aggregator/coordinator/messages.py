@@ -23,9 +23,7 @@ def order_message(job: Job, key: OrderKey) -> TrainOrder | EvaluateOrder | Deplo
         return _evaluate_order(job, split, key)
     if split.bundle is None:
         raise LostReferenceError(f"the bundle of {job.job}/{split.split}")
-    return DeployOrder(
-        key=key, manifest=split.bundle.manifest, files=split.bundle.files, ttl_s=job.spec.deadline_s
-    )
+    return DeployOrder(key=key, manifest=split.bundle.manifest, files=split.bundle.files, ttl_s=job.spec.deadline_s)
 
 
 def probe_every(job: Job, split: Split) -> int:

@@ -131,4 +131,3 @@ def _explained(error: Exception) -> tuple[str, bool]:
     if isinstance(error, OSError):
         return f"a file could not be read or written: {error}", False
     return f"unexpected {type(error).__name__}: {error}", False
-

@@ -135,9 +135,7 @@ class Lab:
         return [
             order
             for order in self.sent
-            if order.key.kind == kind
-            and split in (None, order.key.split)
-            and round_index in (None, order.key.round)
+            if order.key.kind == kind and split in (None, order.key.split) and round_index in (None, order.key.round)
         ]
 
     def dropped(self) -> list[act.Dropped]:

@@ -15,9 +15,7 @@ SHAPES = {"encoder.w": (300, 7), "encoder.bn.running_var": (11,), "heads.normal.
 
 def random_state(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
-    return {
-        name: np.asarray(generator.standard_normal(shape) * scale, np.float32) for name, shape in SHAPES.items()
-    }
+    return {name: np.asarray(generator.standard_normal(shape) * scale, np.float32) for name, shape in SHAPES.items()}
 
 
 def plain(

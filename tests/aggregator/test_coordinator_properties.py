@@ -62,9 +62,7 @@ class Chaos:
 
     def open(self) -> list[act.SendOrder]:
         busy = [agent.busy for agent in self.lab.core.state.agents.values() if agent.busy]
-        return [
-            act.SendOrder(next(order for order in reversed(self.lab.sent) if order.key == key)) for key in busy
-        ]
+        return [act.SendOrder(next(order for order in reversed(self.lab.sent) if order.key == key)) for key in busy]
 
     def say(self, event: ev.AnyEvent) -> None:
         self.spoken.append(event)

@@ -165,8 +165,14 @@ def test_the_ranking_breaks_ties_as_the_split_does() -> None:
 def test_every_fault_of_a_matrix_is_named_at_once() -> None:
     faults = validate_affinity(["a", "a", 3], [[0.0, float("nan"), 1.0], [0.0, True], "row"])
     said = "\n".join(faults)
-    for part in ("tasks[2] is 3", "'a' is given 2 times", "affinity[0][1] is nan", "affinity[1] has 2 columns",
-                 "affinity[1][1] is True", "affinity[2] is not a list"):
+    for part in (
+        "tasks[2] is 3",
+        "'a' is given 2 times",
+        "affinity[0][1] is nan",
+        "affinity[1] has 2 columns",
+        "affinity[1][1] is True",
+        "affinity[2] is not a list",
+    ):
         assert part in said
     assert validate_affinity("ab", None) == ["tasks is not a list of names", "affinity is not a list of rows"]
     assert validate_affinity(["a", "b"], [[0, 1]]) == ["affinity has 1 rows, expected 2"]

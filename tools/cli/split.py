@@ -57,9 +57,7 @@ def _fail(faults: list[str]) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _show(
-    tasks: list[str], affinity: list[list[float]], splits: tuple[tuple[str, ...], ...], score: float
-) -> None:
+def _show(tasks: list[str], affinity: list[list[float]], splits: tuple[tuple[str, ...], ...], score: float) -> None:
     """A table of groups with each task's score."""
     import numpy as np
     from rich.console import Console
