@@ -1,4 +1,4 @@
-"""A client of the fleet, for `mas job` and the demo: submits and cancels jobs, fetches records, follows what happens."""
+"""A client of the fleet, for `mas job` and the demo: submits and cancels jobs, fetches records, follows them."""
 
 from __future__ import annotations
 
