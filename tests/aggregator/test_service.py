@@ -331,6 +331,8 @@ def test_orders_wait_for_a_broker_that_is_away_and_it_is_told_everything_again(t
             await field.present()
             over = await field.submit()
             running.apply(events.JobCancelled(over))
+            while (await field.next(JobStatus)).state != "cancelled":
+                pass
             await field.submit()
             order = await field.next(TrainOrder)
             while order.key.job == over:
