@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from edge_agent.trainer import protocol
@@ -26,6 +27,15 @@ from models.wire.tensors import decode_tensors, encode_tensors
 
 TASKS = ("segment_semantic", "depth_zbuffer", "normal", "keypoints2d")
 SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums are split by threads, so bits are compared at the number of threads that the child is told to use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _write_building(root: Path, building: str, views: int, size: int = 32, seed: int = 0) -> None:
