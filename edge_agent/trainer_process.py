@@ -6,6 +6,7 @@ The kernel may kill the trainer for memory at any time: that costs the order in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ from edge_agent.trainer.protocol import EvaluateDone, Setup, Step, TrainDone, Wo
 
 log = logging.getLogger(__name__)
 Outcome = TrainDone | EvaluateDone | WorkFailed
+#: A trainer whose pipes have closed is gone within this time, or hangs.
+_LAST_BREATH_S = 5.0
 
 
 class TrainerProcess:
@@ -83,6 +86,9 @@ class TrainerProcess:
                     return message
                 on_step(message)
         except (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError):
+            # Its end comes first and by itself: to kill what has just died would take its exit code from asyncio.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.wait(), _LAST_BREATH_S)
             await self.stop(kill=True)
             return WorkFailed(_death(process.returncode), final=False)
 

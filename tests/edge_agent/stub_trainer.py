@@ -38,6 +38,10 @@ while (body := p.read_body(sys.stdin.buffer)) is not None:
         os._exit(3)
     if how == "is-killed":
         os.kill(os.getpid(), 9)
+    if how == "dies-slowly":
+        os.close(1)
+        time.sleep(0.2)
+        os._exit(3)
     if how == "dies-in-a-frame":
         out.write(b"\\x00\\x00\\x01\\x00half")
         out.flush()

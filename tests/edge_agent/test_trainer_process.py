@@ -99,6 +99,7 @@ def test_one_process_does_one_work_after_another(tmp_path: Path) -> None:
     "how, reason",
     [
         ("dies", "the trainer ended with exit code 3 in the middle of its work"),
+        ("dies-slowly", "the trainer ended with exit code 3 in the middle of its work"),
         ("is-killed", "the trainer was ended by SIGKILL; the kernel kills for memory"),
         ("dies-in-a-frame", "the trainer ended with exit code 0 in the middle of its work"),
         ("talks-nonsense", "the trainer could not be used: not a message of the trainer's protocol"),
