@@ -109,6 +109,7 @@ class Fleet:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        _hang_up(process)
 
     def start_aggregator(self) -> None:
         settings = {
@@ -139,8 +140,9 @@ class Fleet:
     def _spawn(self, name: str, kind: str, config: Path) -> None:
         with self.log_path(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "tools.cli.main", kind, "run", "--config", str(config)],
-                stdin=subprocess.DEVNULL,
+                # It ends with the tests, however they end: the other end of its stdin is here.
+                [sys.executable, "-m", "tools.demo.child", "tools.cli.main", kind, "run", "--config", str(config)],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -155,6 +157,7 @@ class Fleet:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+        _hang_up(process)
 
     def stop(self, name: str) -> None:
         """As systemd would."""
@@ -200,6 +203,11 @@ class Fleet:
             for name in self._processes:  # pytest shows it beside the failure
                 print(f"--- {name}\n{self.log(name)[-3000:]}")
             raise
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 class Watch:
