@@ -11,7 +11,7 @@ import numpy as np
 from aggregator.record import Record
 from models.wire.job import JobSpec
 from tools.labels import edge_label, keypoint_label
-from tools.report import Prediction
+from tools.report.pictures import Prediction
 
 TASKS = ("segment_semantic", "depth_zbuffer", "normal", "keypoints2d", "edge_texture")
 AGENTS = tuple(f"agent-{index}" for index in range(8))

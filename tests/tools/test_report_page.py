@@ -13,7 +13,8 @@ import pytest
 import report_runs as runs
 from markupsafe import escape
 
-from tools.report import render, words, write_report
+from tools.report import words
+from tools.report.page import render, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -151,7 +152,7 @@ def test_a_partial_sum_is_a_lower_bound() -> None:
     records = runs.records()
     records["all-in-one"] |= {"energy_state": "partial", "energy_reason": "2 of 30 figures are missing"}
     shown = Page(page_of(records)).words
-    assert f"≥ {words.joules(records['all-in-one']['energy_j'])} partly measured 2 of 30 figures" in shown
+    assert f"≥ {words.joules(records['all-in-one']['energy_j'])} incomplete 2 of 30 figures" in shown
 
 
 def test_schemes_without_affinity_make_a_page() -> None:

@@ -11,9 +11,8 @@ import pytest
 import report_runs as runs
 from PIL import Image
 
-from tools.report import Prediction, PredictionError
 from tools.report.colours import class_colour, limits, paint
-from tools.report.pictures import data_uri, examples, keys
+from tools.report.pictures import Prediction, PredictionError, data_uri, examples, keys
 
 Array = np.ndarray[Any, Any]
 

@@ -58,7 +58,7 @@ def test_states_that_differ_are_both_named() -> None:
 
 def test_incomplete_sums_are_bounds() -> None:
     assert headline(mas={"energy_state": "partial"}).startswith(
-        "MAS used at least 0.46 of one-by-one’s joules, though MAS’s are partly measured and one-by-one’s estimated."
+        "MAS used at least 0.46 of one-by-one’s joules, though MAS’s are incomplete and one-by-one’s estimated."
     )
     assert "at most 0.46 of" in headline(one_by_one={"energy_state": "partial"})
     both = schemes(mas={"energy_state": "partial"}, one_by_one={"energy_state": "partial"})

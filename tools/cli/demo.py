@@ -39,6 +39,7 @@ def demo_command(
     from models.tasks import UnknownTasksError, parse_tasks
     from tools.broker import BrokerError
     from tools.client import FleetError
+    from tools.demo.folder import FolderTakenError, own_folder
     from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, check_labels, deal
     from tools.demo.processes import ProcessDied
     from tools.demo.run import Demo, DemoError, run_demo
@@ -55,7 +56,9 @@ def demo_command(
         raise fail("\n".join(error.faults), 2) from error
     from edge_agent.datasets import DatasetError, read_manifest
 
-    with failing_on(
+    if json_file is not None and not json_file.parent.is_dir():
+        raise fail(f"--json {json_file}: the folder {json_file.parent} does not exist", 2)
+    expected = (
         PlanError,
         DemoError,
         ProcessDied,
@@ -63,10 +66,9 @@ def demo_command(
         FleetError,
         LinkError,
         BlobUnavailable,
-        DatasetError,
-        FolderError,
-        OSError,
-    ):
+        FolderTakenError,
+    )
+    with failing_on(*expected, DatasetError, FolderError, OSError), own_folder(out, photos):
         root = data or PACK
         if photos is not None:
             from tools.demo.photos import dataset_of

@@ -11,7 +11,7 @@ from edge_agent.bundle import active_bundles
 from edge_agent.datasets import open_dataset, read_manifest
 from edge_agent.inference import Predictor
 from models.tasks import TASKS
-from tools.report import Prediction
+from tools.report.pictures import Prediction
 
 #: Examples shown in the report.
 EXAMPLES = 5

@@ -23,7 +23,7 @@ from tools.demo.plan import SCHEMES, AgentPlan, DemoSettings, job_spec
 from tools.demo.predictions import predict
 from tools.demo.processes import Processes
 from tools.demo.summary import summarise, table, why
-from tools.report import write_report
+from tools.report.page import write_report
 
 _FLEET = "demo"
 _START_S = 120.0
@@ -51,7 +51,6 @@ class Demo:
 
 def run_demo(demo: Demo, console: Console) -> dict[str, Any]:
     """Everything from the first process to the report; returns the demo's JSON. Processes are gone when it returns."""
-    demo.out.mkdir(parents=True, exist_ok=True)
     shared = demo.settings
     console.print(
         f"starting {demo.broker or 'an embedded broker'}, an aggregator and {len(demo.agents)} agents; tasks "

@@ -20,7 +20,8 @@ _TASK_LABELS = {
     "edge_texture": "edges",
     "rgb": "picture",
 }
-_STATE_WORDS = {"measured": "measured", "estimated": "estimated", "partial": "partly measured"}
+#: A partial sum may hold measurements, estimates or both: it must not sound like either.
+_STATE_WORDS = {"measured": "measured", "estimated": "estimated", "partial": "incomplete"}
 
 
 def task_label(task: str) -> str:
