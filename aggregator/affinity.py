@@ -1,4 +1,4 @@
-"""Affinity between tasks, summed over clients and rounds (MAS eq. 3: source row, target column).
+"""Affinity between tasks, summed over clients and rounds (MAS, step 2: source row, target column).
 
 Each report carries the sum over its probed batches and how many they were. Sums are added and divided once by all
 batches, so a client that probed more batches weighs more and no expected count stands in for a counted one.

@@ -1,4 +1,4 @@
-"""The best split of tasks into groups, exactly (MAS step 3; Zhuang et al., ICCV 2023, section 3.3).
+"""The best split of tasks into groups, exactly (step 3 of MAS; Zhuang et al., ICCV 2023).
 
 score(i) is the mean of affinity[j, i] over the other members j of i's group; a task alone scores the mean of its
 2(n-1) affinities, those it gives and those it receives. A partition's score is the mean of score(i) over all n tasks.

@@ -1,4 +1,4 @@
-"""Per-sample losses of dense prediction tasks, as pure functions of a `TaskSpec` (MAS, section 4).
+"""Per-sample losses of dense prediction tasks, as pure functions of a `TaskSpec` (as in the experiments of MAS).
 
 Every loss is one value per sample, and says which samples count, so that means over any set of samples are exact:
 the mean over a device's samples is `sum / samples`, whatever the batches were. The total loss is the plain sum of

@@ -1,7 +1,7 @@
 """Learning tasks: what a label file holds, how it becomes a target, and how a prediction is read back.
 
 Encodings and normalisations follow Taskonomy (Zamir et al., CVPR 2018) as used by MAS (Zhuang et al., ICCV
-2023, section 4).
+2023).
 Arrays are numpy, channels first; nothing here needs torch. numpy is imported where it is used: the agent's daemon knows
 its tasks without holding it in memory.
 """

@@ -1,4 +1,4 @@
-"""The affinity probe: what one step for one task does to every task's loss (MAS, section 3.2; the "lookahead").
+"""The affinity probe: what one step for one task does to every task's loss (step 2 of MAS; the "lookahead").
 
 For each source task j the shared encoder takes, on this batch, the step that the optimizer would take next if L_j were
 the only loss; the heads stay. Then, on the same batch, for every target task i,

@@ -74,7 +74,7 @@ class TaskLoss(Part, frozen=True):
 
 
 class AffinitySums(Part, frozen=True):
-    """Sum over `batches` probed batches of affinity[source, target] (MAS eq. 3); tasks in the order's order."""
+    """Sum over `batches` probed batches of affinity[source, target] (MAS, step 2); tasks in the order's order."""
 
     batches: Count
     sums: tuple[tuple[float, ...], ...]

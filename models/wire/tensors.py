@@ -14,7 +14,7 @@ import zstandard
 FloatArray = npt.NDArray[np.float32]
 
 MAX_TENSOR_BYTES = 512 * 1024 * 1024
-#: Weights hardly compress; higher levels cost a Pi seconds and save one part in a hundred.
+#: Weights hardly compress; higher levels take longer and save next to nothing.
 _ZSTD_LEVEL = 1
 
 

@@ -1,6 +1,6 @@
 """Affinity heatmap: what a step on the source task's gradient does to the target task's loss.
 
-`affinity[source, target]` is the relative fall of the target's loss (MAS, Zhuang et al., ICCV 2023, eq. 3).
+`affinity[source, target]` is the relative fall of the target's loss (MAS, Zhuang et al., ICCV 2023).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _cell(x: float, y: float, source: str, target: str, value: float | None, lim
 
 
 def helped(affinity: Json, splits: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Each task's share in the score of a partition (MAS section 3.3).
+    """Each task's share in the score of a partition (MAS, step 3).
 
     In a group: the mean affinity of the other members for it. Alone: the mean of all affinities into and out of it.
     Tasks whose figures are incomplete are left out.
