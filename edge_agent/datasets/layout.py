@@ -19,6 +19,10 @@ RGB = "rgb"
 DEPTH = "depth_zbuffer"
 _FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)_domain_([A-Za-z0-9_]+)\.png")
 
+#: Taskonomy's downloads name this domain's files otherwise than its folder; both spellings are read.
+_SPELT_IN_FILES = {"segment_semantic": "segmentsemantic"}
+_DOMAIN_OF_SPELLING = {spelling: domain for domain, spelling in _SPELT_IN_FILES.items()}
+
 Encoding = Literal["rgb8", "grey8", "grey16"]
 
 #: How each domain is stored. `grey8` is used for class ids.
@@ -108,15 +112,19 @@ def read_manifest(root: Path) -> Manifest | None:
 
 
 def image_path(root: Path, domain: str, sample: Sample) -> Path:
-    """File of one domain of one view."""
-    name = f"point_{sample.point}_view_{sample.view}_domain_{domain}.png"
-    return root / domain / sample.building / name
+    """File of one domain of one view; in the spelling that is there, ours if none is."""
+    start = f"point_{sample.point}_view_{sample.view}_domain_"
+    path = root / domain / sample.building / f"{start}{domain}.png"
+    if domain in _SPELT_IN_FILES and not path.exists():
+        downloaded = path.with_name(f"{start}{_SPELT_IN_FILES[domain]}.png")
+        return downloaded if downloaded.exists() else path
+    return path
 
 
 def parse_name(name: str) -> tuple[int, int, str] | None:
     """`(point, view, domain)` of a file name, None if it is not of the layout."""
     found = _FILE_NAME.fullmatch(name)
-    return (int(found[1]), int(found[2]), found[3]) if found else None
+    return (int(found[1]), int(found[2]), _DOMAIN_OF_SPELLING.get(found[3], found[3])) if found else None
 
 
 def list_buildings(root: Path) -> list[str]:

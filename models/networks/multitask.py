@@ -14,7 +14,7 @@ class MultiTaskNet(nn.Module):
     """`encoder`: picture [batch, 3, height, width] in 0..1 -> shared representation Z; `heads[task]`: Z -> its map.
 
     Height and width may be anything: pictures are padded by repeating their border up to a multiple of `stride`, and
-    outputs cropped back. With n tasks the encoder's gradient is scaled by 1/sqrt(n) (as in the experiments of MAS). The scaling sits
+    outputs cropped back. With n tasks the encoder's gradient is scaled by 1/sqrt(n), as in MAS. The scaling sits
     on the gradient of Z, not on each parameter: backward is linear, so it reaches every encoder parameter, costs one
     multiplication of one tensor, and holds for whoever differentiates through the network, the probe included.
     """

@@ -14,7 +14,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Local training, the same on every device (defaults: those of the MAS experiments, but for the batch size of small devices)."""
+    """Local training, the same on every device (defaults: those of MAS, but for the batch size)."""
 
     epochs: Count = 1
     batch_size: Count = 16

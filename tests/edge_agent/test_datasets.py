@@ -118,6 +118,16 @@ def test_a_real_download_needs_no_manifest(tmp_path: Path) -> None:
     assert check_dataset(tmp_path) == []
 
 
+def test_a_downloads_own_spelling_of_class_maps_is_read(tmp_path: Path) -> None:
+    make(tmp_path, points=2, manifest=False)
+    for path in (tmp_path / "segment_semantic").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("segment_semantic", "segmentsemantic")))
+    dataset = open_dataset(tmp_path, None, ("segment_semantic",), 16)
+    assert len(dataset.load(range(len(dataset)))) == len(dataset) > 0
+    assert dataset.faults == ()
+    assert check_dataset(tmp_path) == []
+
+
 @pytest.mark.parametrize("size", [5, 16, 37, 128])
 def test_class_ids_and_depth_never_get_values_in_between(size: int) -> None:
     rng = np.random.default_rng(size)
