@@ -61,6 +61,8 @@ _MAX_EXPIRY_S = 30 * 86400.0
 #: After a lost connection the agents come back one by one; their answers are heard before deadlines are looked at.
 _SETTLE_S = 30.0
 _RECONNECT_S = 60.0
+#: Faults of heavy work that end the job it was for; any other is a fault of this process and ends the process.
+_EXPECTED = (EffectError, BlobStoreError, BlobError, TensorsError, OSError, ValueError)
 
 
 class Service:
@@ -89,6 +91,7 @@ class Service:
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._tasks = Tasks()
+        self._stop = asyncio.Event()
         tools = Tools(config, self._link, self._topics, self._exchange, self._keeper, self._effects, self.drops, clock)
         self._reception = Reception(self, tools)
 
@@ -96,6 +99,7 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Replay, connect, serve until `stop` is set."""
+        self._stop = stop
         await self._link.subscribe(*self._topics.aggregator_filters())
         async with self._link:
             for loop in (self._reception.receive(), self._publish_orders(), self._publish_statuses(), self._tick()):
@@ -179,8 +183,10 @@ class Service:
         self._outbox.put_nowait((agent, message))
 
     def errand(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the loops; its unexpected errors are logged."""
-        self._tasks.errand(work)
+        """Run something beside the loops. Its unexpected error ends the service: a job waits for what it was to do,
+        and only a restart, which goes on from the journal, asks for it again.
+        """
+        self._tasks.errand(work, self._stop)
 
     def keep_record(self, record: bytes) -> messages.BlobRef:
         """Keep a job's record as a blob on offer. Raises BlobStoreError, BlobError."""
@@ -193,7 +199,10 @@ class Service:
 
     async def _do_heavy(self, action: Action) -> None:
         if isinstance(action, Accumulate):
-            await self._effects.accumulate(action)
+            try:
+                await self._effects.accumulate(action)
+            except _EXPECTED as error:
+                log.warning("an update of job %s waits for the averaging, which tries it again: %s", action.job, error)
         elif isinstance(action, PrepareModel):
             await self._effect(
                 action, "prepare", self._model_ready(action, action.round, self._effects.prepare(action))
@@ -208,7 +217,7 @@ class Service:
     async def _effect(self, action: Any, what: Any, work: Coroutine[Any, Any, AnyEvent]) -> None:
         try:
             event = await work
-        except (EffectError, BlobStoreError, BlobError, TensorsError, OSError, ValueError) as error:
+        except _EXPECTED as error:
             log.exception("%s of job %s failed", what, action.job)
             event = EffectFailed(action.job, getattr(action, "split", ""), what, str(error)[:1000])
         self.apply(event)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 class Tasks:
     """The tasks of a service. A loop that fails is a fault of the program: it is logged and the service ends, so that
-    systemd starts it afresh; a failed errand is logged only.
+    systemd starts it afresh. So does an errand that others wait for; one that nobody waits for is logged only.
     """
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class Tasks:
         """Run something that lasts as long as the service; `stop` is set when it fails."""
         self._start(self._guarded(work, stop))
 
-    def errand(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something that ends by itself."""
-        self._start(work)
+    def errand(self, work: Coroutine[Any, Any, None], stop: asyncio.Event | None = None) -> None:
+        """Run something that ends by itself; `stop`, if given, is set when it fails."""
+        self._start(work if stop is None else self._guarded(work, stop))
 
     async def end(self) -> None:
         """Cancel everything and wait for it."""

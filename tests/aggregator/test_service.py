@@ -18,7 +18,7 @@ from lab import CAPABILITIES, SPEC
 from aggregator import effects, service
 from aggregator.config import AggregatorConfig
 from aggregator.coordinator import events
-from aggregator.journal import Journal
+from aggregator.journal import Journal, JournalError
 from aggregator.service import Service
 from models.config import load_toml
 from models.link.address import Backoff
@@ -322,6 +322,83 @@ def test_a_report_in_anothers_name_is_dropped(broker_url: str, tmp_path: Path) -
         assert running.state.agents["pi"].busy == order.key
 
     service_test(broker_url, tmp_path, test)
+
+
+async def failed_run(url: str, folder: Path, breaks: Callable[[Service, Journal], None]) -> tuple[bool, str]:
+    """A job's first round on a service that `breaks` spoils; whether it said that it failed, and the job's identifier.
+
+    Its journal is left as a killed process would leave it.
+    """
+    config = settings(url, folder, fleet=f"broken-{breaks.__name__}")
+    stop = asyncio.Event()
+    with Journal(f"sqlite:///{folder / 'journal.sqlite'}") as journal:
+        running = Service(config, journal)
+        serving = asyncio.create_task(running.run(stop))
+        async with Field(url, config.fleet, folder) as field:
+            await running._link.wait_connected(30)
+            await field.present()
+            job = await field.submit()
+            order = await field.next(TrainOrder)
+            breaks(running, journal)
+            await field.report(order, ZEROS)
+            await asyncio.wait_for(stop.wait(), 30)
+            await asyncio.wait_for(serving, 40)
+        return running.failed, job
+
+
+def _no_more_room(running: Service, journal: Journal) -> None:
+    append = journal.append
+
+    def full(event: events.AnyEvent, at_s: float) -> None:
+        if isinstance(event, events.ModelReady):
+            raise JournalError("cannot write to the journal: database or disk is full")
+        append(event, at_s)
+
+    journal.append = full  # type: ignore[method-assign]
+
+
+def _no_more_updates(running: Service, journal: Journal) -> None:
+    append = journal.append
+
+    def locked(event: events.AnyEvent, at_s: float) -> None:
+        if isinstance(event, events.TrainReported):
+            raise JournalError("cannot write to the journal: database is locked")
+        append(event, at_s)
+
+    journal.append = locked  # type: ignore[method-assign]
+
+
+def _no_more_memory(running: Service, journal: Journal) -> None:
+    async def average(action: object) -> None:
+        raise MemoryError("Unable to allocate 200 MiB")
+
+    running._effects.average = average  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.parametrize("breaks", [_no_more_room, _no_more_updates, _no_more_memory])
+def test_work_that_fails_unexpectedly_ends_the_service_and_the_next_one_goes_on(
+    broker_url: str, tmp_path: Path, breaks: Callable[[Service, Journal], None]
+) -> None:
+    async def test() -> None:
+        failed, job = await failed_run(broker_url, tmp_path, breaks)
+        assert failed
+        stop = asyncio.Event()
+        with Journal(f"sqlite:///{tmp_path / 'journal.sqlite'}") as journal:
+            again = Service(settings(broker_url, tmp_path, fleet=f"broken-{breaks.__name__}"), journal)
+            async with Field(broker_url, again._config.fleet, tmp_path) as field:
+                serving = asyncio.create_task(again.run(stop))
+                try:
+                    order = await field.next(TrainOrder)
+                    if order.key.round == 0:  # the update was lost with the process: the agent is asked for it again
+                        await field.report(order, ZEROS)
+                        order = await field.next(TrainOrder)
+                    assert (order.key.job, order.key.round) == (job, 1)
+                finally:
+                    stop.set()
+                    await asyncio.wait_for(serving, 40)
+        assert not again.failed
+
+    asyncio.run(asyncio.wait_for(test(), 90))
 
 
 def test_orders_wait_for_a_broker_that_is_away_and_it_is_told_everything_again(tmp_path: Path) -> None:
