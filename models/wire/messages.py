@@ -18,9 +18,7 @@ Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["train", "affinity", "communicate", "wait", "evaluate"]
 EnergyState = Literal["measured", "estimated", "partial", "missing"]
-JobState = Literal[
-    "submitted", "merging", "training", "deciding", "continuing", "exporting", "deployed", "failed", "cancelled"
-]
+JobState = Literal["submitted", "merging", "training", "continuing", "exporting", "deployed", "failed", "cancelled"]
 Reason = Annotated[str, Meta(max_length=1000)]
 
 

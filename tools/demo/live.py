@@ -140,7 +140,7 @@ def rounds_done(status: JobStatus) -> tuple[int, int]:
     """Rounds of all splits that are done and planned; a MAS job learns the number of its splits on the way."""
     done = sum(min(split.round, split.last_round + 1) - split.first_round for split in status.splits)
     total = sum(split.last_round + 1 - split.first_round for split in status.splits)
-    if status.state in ("submitted", "merging", "deciding") and status.spec.scheme == "mas":
+    if status.state in ("submitted", "merging") and status.spec.scheme == "mas":
         total += status.spec.max_splits * (status.spec.rounds - status.spec.merge_rounds)
     return done, max(1, total)
 
