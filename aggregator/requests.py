@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -69,8 +69,12 @@ class Requests:
         faults = spec_faults(message.spec)
         if faults:
             return RequestRefused(message.request, tuple(fault[:1000] for fault in faults))
-        job = f"{message.spec.name[:48]}-{secrets.token_hex(3)}"
-        self._desk.apply(JobSubmitted(job, message.spec))
+        job = _job_of(message)
+        known = self._desk.state.jobs.get(job)
+        if known is None:
+            self._desk.apply(JobSubmitted(job, message.spec))
+        elif known.spec != message.spec:
+            return RequestRefused(message.request, (f"job {job} is another one: submit this one again",))
         return JobAccepted(message.request, job)
 
     def _cancel(self, message: CancelJob) -> Message:
@@ -86,3 +90,8 @@ class Requests:
             return JobRecord(message.request, message.job, self._desk.keep_record(record))
         except (BlobStoreError, BlobError) as error:
             return RequestRefused(message.request, (f"the record cannot be given: {error}"[:1000],))
+
+
+def _job_of(message: SubmitJob) -> str:
+    """The identifier of the job that a request asks for: the same whenever it comes, also to the next process."""
+    return f"{message.spec.name[:48]}-{hashlib.sha256(msgspec.msgpack.encode(message)).hexdigest()[:8]}"

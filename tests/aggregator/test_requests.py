@@ -66,6 +66,22 @@ def test_a_job_is_accepted_once_however_often_the_request_comes(desk: Desk, requ
     assert first.job.startswith("job-")
 
 
+def test_a_request_that_comes_again_to_the_next_process_starts_no_second_job(desk: Desk, requests: Requests) -> None:
+    first = requests.answer(SubmitJob("r1", SPEC))
+    assert Requests(desk, lambda: 6000.0).answer(SubmitJob("r1", SPEC)) == first
+    assert list(desk.state.jobs) == [getattr(first, "job", "")]
+
+
+def test_a_job_is_not_taken_for_another_of_the_same_identifier(
+    desk: Desk, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aggregator.requests._job_of", lambda _: "job-1")
+    requests.answer(SubmitJob("r1", SPEC))
+    other = requests.answer(SubmitJob("r2", msgspec.structs.replace(SPEC, rounds=3)))
+    assert other == RequestRefused("r2", ("job job-1 is another one: submit this one again",))
+    assert desk.state.jobs["job-1"].spec == SPEC
+
+
 def test_a_long_name_still_makes_an_identifier(desk: Desk, requests: Requests) -> None:
     answer = requests.answer(SubmitJob("r1", msgspec.structs.replace(SPEC, name="n" * 64)))
     assert isinstance(answer, JobAccepted)
@@ -130,4 +146,5 @@ def test_old_answers_are_let_go_so_that_memory_stays_bounded(desk: Desk, request
     for number in range(300):
         requests.answer(ShowJob(f"s{number}", "none"))
     assert len(requests._answers) == 256
-    assert requests.answer(SubmitJob("r1", SPEC)) != first
+    assert requests.answer(SubmitJob("r1", SPEC)) == first, "and the job is known all the same"
+    assert list(desk.state.jobs) == [getattr(first, "job", "")]
