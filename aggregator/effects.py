@@ -83,6 +83,14 @@ class Effects:
 
         return await self._in_thread(work)
 
+    async def drop(self, job: str) -> None:
+        """Give up the sums of a job that has ended, after the work on them that was asked for before."""
+
+        def work() -> None:
+            self._sums = {key: each for key, each in self._sums.items() if key[0] != job}
+
+        await self._in_thread(work)
+
     async def check_update(self, base: BlobRef, update: Path) -> list[str]:
         """Why an update cannot be added to `base`: no tensors, other names or shapes, NaN, infinity. Or nothing."""
 

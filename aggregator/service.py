@@ -175,6 +175,7 @@ class Service:
                 self.send(action.agent, messages.Refused(action.reason[:1000], action.key))
         elif isinstance(action, JobEnded):
             log.info("job %s is %s %s", action.job, action.state, self.state.jobs[action.job].reason)
+            self.errand(self._effects.drop(action.job))
         else:
             self.errand(self._do(action))
 

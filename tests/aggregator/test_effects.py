@@ -108,6 +108,17 @@ def test_a_round_leaves_nothing_to_the_next(bench: Bench) -> None:
     assert bench.average(second) != bench.average(first)
 
 
+def test_an_ended_job_leaves_no_sum_in_memory_and_another_keeps_its_own(bench: Bench) -> None:
+    first, second = bench.update("a", 1, 10), bench.update("b", 2, 10)
+    expected = bench.average(first, second)
+    bench.accumulate(0, first)
+    run(bench.effects.accumulate(Accumulate("other", "merged", 0, 0, bench.base, second)))
+    run(bench.effects.drop("other"))
+    assert list(bench.effects._sums) == [("job", "merged")]
+    assert bench.average(first, second) == expected
+    assert not bench.effects._sums
+
+
 def test_an_update_whose_blob_is_gone_is_an_error_and_not_a_smaller_mean(bench: Bench) -> None:
     here, gone = bench.update("a", 1, 10), bench.update("b", 2, 10)
     bench.store.discard(gone.update_sha256)
