@@ -204,14 +204,19 @@ class Daemon:
             await self._prune()
 
     async def _attempt(self, order: Order) -> Answer | None:
-        """Do an order in a task of its own, so that a CancelOrder can stop it; None when it was."""
+        """Do an order in a task of its own, so that a CancelOrder can stop it; None when it was.
+
+        One that is late is answered with what it cost, since no other report of its job may follow.
+        """
         task = self._current = asyncio.create_task(self._worker.do(order))
         try:
             done, _ = await asyncio.wait({task}, timeout=order.ttl_s)
             if not done:
                 task.cancel()
                 await asyncio.wait({task})
-                return OrderFailed(order.key, f"not done within {order.ttl_s:.0f} s")
+                if task.cancelled():
+                    late = f"not done within {order.ttl_s:.0f} s"
+                    return OrderFailed(order.key, late, energy=self._ledger.take("wait"))
             return None if task.cancelled() else task.result()
         finally:
             task.cancel()  # of use only when this loop itself is being cancelled

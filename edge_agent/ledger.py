@@ -1,12 +1,15 @@
-"""What each phase of an order cost: a gapless account of a device's time on a job, turned into joules by the meter.
+"""What each phase of an order cost: a device's time on its jobs without gaps, turned into joules by the meter.
 
-Everything between two reports of one job is accounted: an upload that ends after its report, and the wait for the
-next order, appear in the report that follows. The time before a job's first order belongs to nobody.
+Time belongs to the job of the last order: an upload that ends after its report, and the wait for the next order, of
+whichever job that is. A job's account stays open until its next report, which hands over everything since the last;
+so do the joules of an order that was cancelled, if the job goes on. Not covered: what follows a job's last report
+(its last upload, the wait after it, an order cancelled at its end), and the time before the device's first order.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +18,9 @@ from models.wire.messages import EnergyState, Phase, PhaseEnergy
 
 #: Weakest first: what a phase's figure may be called when its windows differ.
 _STATES: tuple[EnergyState, ...] = ("missing", "partial", "estimated", "measured")
+#: Jobs whose accounts are kept; beyond, the one that has had no order for longest goes. Most of them have ended.
+MAX_ACCOUNTS = 16
+_MAX_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +33,36 @@ class Window:
     cpu_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """The windows of one phase so far. `energy_j` is None while no window's joules are known."""
+
+    duration_s: float = 0.0
+    cpu_s: float = 0.0
+    energy_j: float | None = None
+    states: frozenset[EnergyState] = frozenset()
+    reasons: tuple[str, ...] = ()
+
+    def plus(self, window: Window, energy: Energy) -> _Figure:
+        known = [value for value in (self.energy_j, energy.energy_j) if value is not None]
+        # A job may be cancelled for ever: as many reasons as can be told, and no more, are kept.
+        new = energy.reason and energy.reason not in self.reasons and len("; ".join(self.reasons)) < _MAX_REASON
+        return _Figure(
+            duration_s=self.duration_s + window.end_s - window.start_s,
+            cpu_s=self.cpu_s + window.cpu_s,
+            energy_j=sum(known) if known else None,
+            states=self.states | {energy.state},
+            reasons=(*self.reasons, energy.reason) if new else self.reasons,
+        )
+
+    def state(self) -> EnergyState:
+        if self.energy_j is None:
+            return "missing"
+        return "partial" if "missing" in self.states else min(self.states, key=_STATES.index)
+
+
 class Ledger:
-    """Accounts the phases of one job at a time. `cpu_clock` counts CPU seconds of the daemon and of its trainer."""
+    """Accounts of the jobs of this device. `cpu_clock` counts CPU seconds of the daemon and of its trainer."""
 
     def __init__(
         self, meter: Meter, cpu_clock: Callable[[], float], clock: Callable[[], float] = time.monotonic
@@ -37,13 +71,18 @@ class Ledger:
         self._job = ""
         self._phase: Phase = "wait"
         self._mark_s, self._mark_cpu_s = clock(), cpu_clock()
-        self._figures: dict[Phase, list[tuple[Window, Energy]]] = {}
+        self._accounts: OrderedDict[str, dict[Phase, _Figure]] = OrderedDict()
 
     def begin(self, job: str) -> None:
-        """An order of `job` starts; what came before it belongs to it only if the last order was of the same job."""
-        if job != self._job:
-            self._job, self._figures = job, {}
-            self._mark_s, self._mark_cpu_s, self._phase = self._clock(), self._cpu_clock(), "wait"
+        """An order of `job` starts; what came before it belongs to the job of the order before."""
+        if job == self._job:
+            return
+        self.switch("wait")
+        self._job = job
+        self._accounts.setdefault(job, {})
+        self._accounts.move_to_end(job)
+        if len(self._accounts) > MAX_ACCOUNTS:
+            self._accounts.popitem(last=False)
 
     def switch(self, phase: Phase, parts: Sequence[Window] = ()) -> None:
         """Close the open window and go on in `phase`.
@@ -51,40 +90,32 @@ class Ledger:
         `parts` are windows of other phases inside the closed one (the probe within training), as the trainer saw them.
         """
         now_s, now_cpu_s = self._clock(), self._cpu_clock()
-        inner = sorted((part for part in parts if part.phase != self._phase), key=lambda part: part.start_s)
-        for window in _fill(self._phase, self._mark_s, now_s, now_cpu_s - self._mark_cpu_s, inner):
-            self._figures.setdefault(window.phase, []).append((window, self._energy(window)))
+        account = self._accounts.get(self._job)
+        if account is not None:
+            inner = sorted((part for part in parts if part.phase != self._phase), key=lambda part: part.start_s)
+            for window in _fill(self._phase, self._mark_s, now_s, now_cpu_s - self._mark_cpu_s, inner):
+                energy = self._meter.energy(window.start_s, window.end_s, window.cpu_s)
+                account[window.phase] = account.get(window.phase, _Figure()).plus(window, energy)
         self._phase, self._mark_s, self._mark_cpu_s = phase, now_s, now_cpu_s
 
     def take(self, phase: Phase) -> tuple[PhaseEnergy, ...]:
-        """Close the open window, go on in `phase`, and hand over every figure since the last report."""
+        """Close the open window, go on in `phase`, and hand over the job's figures since its last report."""
         self.switch(phase)
-        figures, self._figures = self._figures, {}
-        return tuple(self._sum(phase, rows) for phase, rows in figures.items())
+        figures = self._accounts.get(self._job, {})
+        taken = tuple(self._told(phase, figure) for phase, figure in figures.items())
+        figures.clear()
+        return taken
 
-    def _energy(self, window: Window) -> Energy:
-        return self._meter.energy(window.start_s, window.end_s, window.cpu_s)
-
-    def _sum(self, phase: Phase, rows: Sequence[tuple[Window, Energy]]) -> PhaseEnergy:
-        known = [energy.energy_j for _, energy in rows if energy.energy_j is not None]
-        states = {energy.state for _, energy in rows}
-        state: EnergyState
-        if not known:
-            state = "missing"
-        elif "missing" in states:
-            state = "partial"
-        else:
-            state = min(states, key=_STATES.index)
-        reasons = dict.fromkeys(energy.reason for _, energy in rows if energy.reason)
+    def _told(self, phase: Phase, figure: _Figure) -> PhaseEnergy:
         return PhaseEnergy(
             phase=phase,
-            duration_s=sum(window.end_s - window.start_s for window, _ in rows),
-            cpu_s=sum(window.cpu_s for window, _ in rows),
-            energy_j=sum(known) if known else None,
-            state=state,
+            duration_s=figure.duration_s,
+            cpu_s=figure.cpu_s,
+            energy_j=figure.energy_j,
+            state=figure.state(),
             source=self._meter.source,
             scope=self._meter.scope,
-            reason="; ".join(reasons)[:200],
+            reason="; ".join(figure.reasons)[:_MAX_REASON],
         )
 
 

@@ -52,7 +52,10 @@ class Worker:
         self._ledger, self._state_dir, self._tell = ledger, state_dir, tell
 
     async def do(self, order: Order) -> Answer:
-        """The answer to an order. Whatever goes wrong with the order itself becomes an OrderFailed with the reason."""
+        """The answer to an order. Whatever goes wrong with the order itself becomes an OrderFailed with the reason.
+
+        Cancelled, it has ended all it began: what that cost stays in the job's account, for its next report.
+        """
         self._ledger.begin(order.key.job)
         try:
             if isinstance(order, TrainOrder):
@@ -60,6 +63,10 @@ class Worker:
             if isinstance(order, EvaluateOrder):
                 return await self._evaluate(order)
             return await self._deploy(order)
+        except asyncio.CancelledError:
+            # The idle time from here on is no training. A killed trainer tells no spans: its probes count as training.
+            self._ledger.switch("wait")
+            raise
         except (BlobUnavailable, BlobError, BlobStoreError, bundle.BundleError, OSError) as error:
             log.warning("order %s failed: %s", _name(order.key), error)
             return self._failed(order, str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.ledger import Ledger, Window
+from edge_agent.ledger import MAX_ACCOUNTS, Ledger, Window
 from edge_agent.power.base import Energy, NoMeter
 from edge_agent.power.estimate import CpuTimeEstimate
 from models.wire.messages import PhaseEnergy
@@ -144,20 +144,37 @@ def test_what_follows_a_report_belongs_to_the_next_one_of_that_job() -> None:
     assert ledger.take("wait") == (), "a figure is handed over once"
 
 
-def test_the_time_between_two_jobs_belongs_to_neither() -> None:
+def test_the_time_between_two_jobs_belongs_to_the_one_before_and_is_told_with_its_next_report() -> None:
     hands, meter = Hands(), ScriptedMeter()
     ledger = Ledger(meter, hands.cpu_clock, hands.clock)  # type: ignore[arg-type]
-    hands.pass_by(50.0, 3.0)
-    ledger.begin("first")
-    hands.pass_by(1.0)
-    ledger.switch("train")
-    hands.pass_by(30.0, 2.0)
-    ledger.begin("second")
-    hands.pass_by(4.0, 0.5)
-    figures = by_phase(ledger.take("wait"))
-    assert set(figures) == {"wait"}
-    assert figures["wait"].duration_s == 4.0
-    assert figures["wait"].cpu_s == 0.5
+    hands.pass_by(50.0, 3.0)  # before the device's first order: nobody's
+    reported: dict[str, list[dict[str, float]]] = {"first": [], "second": []}
+    for job in ("first", "second", "first", "second"):
+        ledger.begin(job)
+        hands.pass_by(3.0)
+        ledger.switch("train")
+        hands.pass_by(10.0, 8.0)
+        figures = by_phase(ledger.take("communicate"))
+        reported[job].append({phase: figure.duration_s for phase, figure in figures.items()})
+        hands.pass_by(2.0, 0.5)  # the upload ends after the report
+        ledger.switch("wait")
+        hands.pass_by(5.0)  # until the other job's order
+    alone = {"wait": 3.0, "train": 10.0}
+    with_what_followed = {"communicate": 2.0, "wait": 8.0, "train": 10.0}
+    assert reported == {"first": [alone, with_what_followed], "second": [alone, with_what_followed]}
+    assert min(start_s for start_s, _ in meter.windows) == 150.0
+
+
+def test_accounts_of_ended_jobs_do_not_pile_up() -> None:
+    hands, meter = Hands(), ScriptedMeter()
+    ledger = Ledger(meter, hands.cpu_clock, hands.clock)  # type: ignore[arg-type]
+    for number in range(MAX_ACCOUNTS + 1):
+        ledger.begin(f"job {number}")
+        hands.pass_by(1.0)
+    ledger.begin("job 1")
+    assert by_phase(ledger.take("wait"))["wait"].duration_s == 1.0, "the oldest that is kept"
+    ledger.begin("job 0")
+    assert ledger.take("wait") == (), "the one that had no order for longest is gone"
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,27 @@ def test_the_trainers_reason_is_handed_on_with_what_it_cost(hands: Hands) -> Non
     assert not answer.final
 
 
+@pytest.mark.parametrize("order, phase", [(TRAIN, "train"), (EVALUATE, "evaluate")])
+def test_idle_time_after_a_cancelled_order_is_waiting_and_its_joules_ride_in_the_next_report(
+    hands: Hands, order: TrainOrder | EvaluateOrder, phase: str
+) -> None:
+    def cancelled(work: Work) -> TrainDone:
+        raise asyncio.CancelledError
+
+    hands.outcome = cancelled
+    with pytest.raises(asyncio.CancelledError):
+        hands.do(order)
+    hands.now_s += 100.0
+    hands.outcome = lambda work: WorkFailed("not again", final=True)
+    answer = hands.do(order)
+    assert isinstance(answer, OrderFailed)
+    # Both attempts, each a second of fetching and four of work, and between them nothing but waiting.
+    assert {part.phase: part.duration_s for part in answer.energy} == {"communicate": 2.0, phase: 8.0, "wait": 100.0}
+    assert {part.phase: part.energy_j for part in answer.energy} == pytest.approx(
+        {"communicate": 2.0, phase: 8.0, "wait": 100.0}
+    )
+
+
 def test_an_answer_of_another_kind_is_a_failure(hands: Hands) -> None:
     hands.outcome = lambda work: TrainDone(4, LOSSES, None, (), 0, (), 3.0)
     answer = hands.do(EVALUATE)
