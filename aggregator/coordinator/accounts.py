@@ -24,6 +24,8 @@ from models.wire.messages import (
 
 #: Names of skipped files that are kept; the count goes on.
 MAX_SKIPPED_NAMES = 100
+#: A meter at rest may read a little below zero; more joules below it than this are no reading.
+METER_NOISE_J = 1.0
 
 
 def why_unwanted(state: State, key: OrderKey) -> str | None:
@@ -58,33 +60,51 @@ def _why_not_trained(split: Split, key: OrderKey) -> str:
     return "foreign: no such order is open"
 
 
-def loss_faults(losses: tuple[TaskLoss, ...], tasks: tuple[str, ...]) -> list[str]:
-    """What is wrong with reported losses for `tasks`."""
+def loss_faults(losses: tuple[TaskLoss, ...], tasks: tuple[str, ...], most: int) -> list[str]:
+    """What is wrong with reported losses for `tasks`, each over at most `most` samples."""
     faults = []
     if sorted(loss.task for loss in losses) != sorted(tasks):
         faults.append(f"losses are of {sorted(loss.task for loss in losses)}, expected {sorted(tasks)}")
     faults += [f"loss of {loss.task} is not finite" for loss in losses if not math.isfinite(loss.loss_sum)]
+    faults += [
+        f"loss of {loss.task} is over {loss.samples} samples, at most {most} were looked at"
+        for loss in losses
+        if loss.samples > most
+    ]
     return faults
 
 
 def train_faults(job: Job, split: Split, report: TrainReport) -> list[str]:
     """Everything in a train report that cannot be used; empty when all can."""
-    faults = loss_faults(report.losses, split.tasks) + energy_faults(report.energy)
-    if report.samples < 1:
-        faults.append("the update has no samples")
-    if not math.isfinite(report.train_s):
-        faults.append("train_s is not finite")
-    if probe_every(job, split) and report.affinity is not None:
+    has, settings, every = job.agents[report.key.agent].train_samples, job.spec.train, probe_every(job, split)
+    faults = loss_faults(report.losses, split.tasks, has * settings.epochs) + energy_faults(report.energy)
+    faults += _sample_faults(report.samples, has, "training")
+    if not (math.isfinite(report.train_s) and report.train_s >= 0):
+        faults.append(f"train_s is {report.train_s}, no number of seconds")
+    if every and report.affinity is not None:
         faults += affinity_faults(report.affinity, len(split.tasks))
+        batches = settings.epochs * math.ceil(has / settings.batch_size)
+        probed = math.ceil(batches / every)
+        if report.affinity.batches > probed:
+            faults.append(f"affinity of {report.affinity.batches} batches, the order has {probed} to probe at most")
     return faults
 
 
-def evaluate_faults(split: Split, report: EvaluateReport) -> list[str]:
+def evaluate_faults(job: Job, split: Split, report: EvaluateReport) -> list[str]:
     """Everything in an evaluate report that cannot be used; empty when all can."""
-    faults = loss_faults(report.losses, split.tasks) + energy_faults(report.energy)
-    if report.samples < 1:
-        faults.append("nothing was evaluated")
-    return faults
+    has = job.agents[report.key.agent].test_samples
+    faults = loss_faults(report.losses, split.tasks, has) + energy_faults(report.energy)
+    return faults + _sample_faults(report.samples, has, "held-out")
+
+
+def _sample_faults(samples: int, has: int, which: str) -> list[str]:
+    """Samples weigh in the average, so an agent may not claim more of them than it announced with its presence."""
+    if 1 <= samples <= has:
+        return []
+    return [
+        f"{samples} samples, expected 1 to {has}: so many {which} samples did the agent announce; "
+        "restart it if its data has changed"
+    ]
 
 
 def deploy_faults(split: Split, report: DeployReport) -> list[str]:
@@ -98,12 +118,18 @@ def deploy_faults(split: Split, report: DeployReport) -> list[str]:
 
 
 def energy_faults(energy: Iterable[PhaseEnergy]) -> list[str]:
-    """Figures that are not finite would spoil every sum."""
-    return [
-        f"energy of phase {part.phase} is not finite"
-        for part in energy
-        if not all(math.isfinite(value) for value in (part.energy_j or 0.0, part.duration_s, part.cpu_s))
-    ]
+    """Figures that are not finite, or below zero, would spoil every sum."""
+    faults = []
+    for part in energy:
+        figures = {"energy_j": part.energy_j or 0.0, "duration_s": part.duration_s, "cpu_s": part.cpu_s}
+        if not all(math.isfinite(value) for value in figures.values()):
+            faults.append(f"energy of phase {part.phase} is not finite")
+        faults += [
+            f"{name} of phase {part.phase} is {value:g}, less than nothing"
+            for name, value in figures.items()
+            if value < (-METER_NOISE_J if name == "energy_j" else 0.0)
+        ]
+    return faults
 
 
 def add_losses(sums: dict[str, LossSum], losses: Iterable[TaskLoss]) -> dict[str, LossSum]:
@@ -125,7 +151,8 @@ def account(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> 
     account_energy(turn, report.key, report.energy)
     job = turn.state.jobs[report.key.job]
     spent = job.spent
-    train_s = report.train_s if isinstance(report, TrainReport) and math.isfinite(report.train_s) else 0.0
+    train_s = report.train_s if isinstance(report, TrainReport) else 0.0
+    train_s = train_s if math.isfinite(train_s) and train_s >= 0 else 0.0
     spent = msgspec.structs.replace(
         spent,
         bytes_up=spent.bytes_up + report.bytes_up,

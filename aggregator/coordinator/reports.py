@@ -38,7 +38,8 @@ def evaluate_reported(turn: Turn, report: EvaluateReport) -> None:
     """Count an evaluation, or drop it with a reason."""
     if not _wanted(turn, report):
         return
-    faults = evaluate_faults(turn.split(report.key.job, report.key.split), report)
+    job = turn.state.jobs[report.key.job]
+    faults = evaluate_faults(job, job.splits[report.key.split], report)
     if faults:
         _refuse(turn, report, faults)
         return

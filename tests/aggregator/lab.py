@@ -33,7 +33,7 @@ SPEC = JobSpec(
 )
 CAPABILITIES = msg.Capabilities(
     labels=TASKS,
-    train_samples=10,
+    train_samples=100,
     test_samples=0,
     energy_source="cpu",
     energy_state="estimated",

@@ -163,9 +163,15 @@ def test_foreign_reports_are_dropped() -> None:
 
 LIES: list[dict[str, object]] = [
     {"samples": 0},
+    {"samples": 101},  # the agents of the lab say they have 100
+    {"losses": tuple(msg.TaskLoss(task, 1.0, 101) for task in SPEC.tasks)},
     {"losses": ()},
     {"losses": tuple(msg.TaskLoss(task, math.nan, 1) for task in SPEC.tasks)},
     {"train_s": math.inf},
+    {"train_s": -1.0},
+    {"energy": (msg.PhaseEnergy("train", -1.0, 1.0, 1.0, "measured", "x", "board"),)},
+    {"energy": (msg.PhaseEnergy("train", 1.0, -1.0, 1.0, "measured", "x", "board"),)},
+    {"energy": (msg.PhaseEnergy("train", 1.0, 1.0, -1e9, "measured", "x", "board"),)},
     {"energy": (msg.PhaseEnergy("train", 1.0, 1.0, math.nan, "measured", "x", "board"),)},
 ]
 
@@ -180,10 +186,53 @@ def test_a_report_that_cannot_be_true_is_refused_and_the_agent_replaced(lie: dic
     assert lab.dropped()[-1].key == bad.key
     assert len(lab.orders("train")) == 3
     assert math.isfinite(lab.job().spent.train_s)
+    assert lab.job().spent.train_s >= 0
+    assert all(part.energy_j >= 0 for phases in lab.job().spent.energy.values() for part in phases.values())
     assert lab.core.state.agents[bad.key.agent].strikes == 1
     for index in (0, 2):
         lab.happen(ev.TrainReported(report(lab, index)))
     assert bad.update.sha256 not in lab.run().store
+
+
+def test_what_could_be_true_at_the_very_edge_is_taken() -> None:
+    lab = quiet_lab(3, scheme="mas", rounds=4)
+    # 100 samples are 7 batches of 16, of which every third is probed; a meter at rest may read a hair below zero.
+    edge = msgspec.structs.replace(
+        report(lab),
+        samples=100,
+        affinity=msg.AffinitySums(3, ((0.0,) * 3,) * 3),
+        energy=(msg.PhaseEnergy("train", 0.0, 0.0, -0.5, "measured", "x", "board"),),
+    )
+    lab.happen(ev.TrainReported(edge))
+    assert not lab.run().dropped()
+    assert lab.job().affinity is not None
+    assert lab.job().affinity.batches == 3
+
+
+def test_affinity_of_more_batches_than_the_order_has_is_refused() -> None:
+    lab = quiet_lab(3, scheme="mas", rounds=4)
+    bad = msgspec.structs.replace(report(lab), affinity=msg.AffinitySums(4, ((0.0,) * 3,) * 3))
+    lab.happen(ev.TrainReported(bad))
+    assert lab.run().dropped()[-1].reason == "affinity of 4 batches, the order has 3 to probe at most"
+
+
+@pytest.mark.parametrize("lie", [{"samples": 0}, {"samples": 6}, {"losses": 10**12}], ids=str)
+def test_an_evaluation_of_more_samples_than_the_agent_has_counts_for_nothing(lie: dict[str, int]) -> None:
+    lab = Lab().fleet(3, testers=2)
+
+    def lying(lab: Lab, action: act.SendOrder) -> ev.AnyEvent:
+        event = lab.answer(action)
+        if not isinstance(event, ev.EvaluateReported):
+            return event
+        losses = tuple(msg.TaskLoss(task, 0.0, lie.get("losses", 5)) for task in SPEC.tasks)
+        report = msgspec.structs.replace(event.report, samples=lie.get("samples", 5), losses=losses)
+        return ev.EvaluateReported(report)
+
+    lab.answers["t0"] = lying
+    record = lab.submit(**ONE).run().record()
+    assert record.state == "deployed", record.reason
+    assert min(record.losses.values()) > 0, "the means are those of the honest agent alone"
+    assert {dropped.agent for dropped in lab.dropped()} == {"t0"}
 
 
 @pytest.mark.parametrize("sums", [((0.0,),), ((math.nan,) * 3,) * 3, ((0.0,) * 3,) * 2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from lab import TASKS, Lab, silent
+from lab import TASKS, TESTER, Lab, silent
 
 from aggregator.coordinator import events as ev
 from aggregator.record import Record, job_record, job_status
@@ -41,6 +41,7 @@ def test_losses_are_those_of_the_deployed_models() -> None:
 
 def test_held_out_means_weigh_samples() -> None:
     lab = Lab().fleet(2, testers=2)
+    lab.seen("t0", capabilities=msgspec.structs.replace(TESTER, train_samples=0, test_samples=15))
 
     def few(lab: Lab, action: object) -> ev.AnyEvent:
         event = lab.answer(action)  # type: ignore[arg-type]
