@@ -1,17 +1,21 @@
 """Installing a bundle so that the device always has a whole, verified one. No torch and no onnxruntime here.
 
     <state>/bundles/<id>/            the bundle's files and `verification.json`; id: the manifest's hash, shortened
+    <state>/bundles/<id>-2/          the same bundle again, where the files of the first were found spoilt
     <state>/bundles/.incoming-*/     being installed
     <state>/active/<task letter>     link to the bundle that serves this task
     <state>/previous/<task letter>   link to the one before it
 
 A bundle takes over its tasks one by one, each by the atomic replacement of one link, after its files were hashed,
 flushed, and run against the bundle's own reference in a child process. What no link names is removed.
+One installation at a time: each removes what others have not linked yet.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import logging
 import os
 import re
 import shutil
@@ -27,6 +31,7 @@ import msgspec
 
 from models.bundle import MANIFEST, FileEntry, Manifest, ManifestError, Verification, read_manifest
 
+log = logging.getLogger(__name__)
 VERIFICATION = "verification.json"
 _ID_DIGITS = 16
 _INCOMING = ".incoming-"
@@ -53,7 +58,8 @@ class InstalledBundle:
 def install(files: Mapping[str, Path], manifest_path: Path, state_dir: Path) -> InstalledBundle:
     """Check, copy, verify and activate a bundle whose `files` (by name) lie anywhere.
 
-    Installing the same bundle again is safe and verifies it again. Raises BundleError, and leaves everything as it was.
+    Installing the same bundle again is safe, verifies it again, and replaces files of it that were spoilt on the disk.
+    Raises BundleError, and leaves everything as it was.
     """
     with _translated(f"install a bundle below {state_dir}"):
         bundles = state_dir / "bundles"
@@ -67,10 +73,7 @@ def install(files: Mapping[str, Path], manifest_path: Path, state_dir: Path) -> 
             verification = _verified(incoming)
             _write_durably(incoming / VERIFICATION, msgspec.json.encode(verification))
             _flush_folder(incoming)
-            final = bundles / sha256[:_ID_DIGITS]
-            if not final.exists():
-                incoming.rename(final)
-                _flush_folder(bundles)
+            final = _place(incoming, bundles, sha256[:_ID_DIGITS])
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         for letter in manifest.task_set:
@@ -111,7 +114,7 @@ def _installed(path: Path) -> InstalledBundle:
         data = (path / MANIFEST).read_bytes()
         verification = msgspec.json.decode((path / VERIFICATION).read_bytes(), type=Verification)
         return InstalledBundle(path, read_manifest(data), hashlib.sha256(data).hexdigest(), verification)
-    except (ManifestError, msgspec.MsgspecError) as error:
+    except (ManifestError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"the bundle in {path} is damaged: {error}; deploy it again") from error
 
 
@@ -127,6 +130,8 @@ def _checked_manifest(data: bytes, files: Mapping[str, Path]) -> Manifest:
         manifest = read_manifest(data)
     except ManifestError as error:
         raise BundleError(str(error)) from error
+    except UnicodeDecodeError as error:  # which msgspec lets through as it is
+        raise BundleError(f"the manifest cannot be read: {error}") from error
     faults = [f"{name!r} is no plain file name" for name in files if not _PLAIN_NAME.fullmatch(name)]
     faults += [f"{name} did not come with the bundle" for name in manifest.files if name not in files]
     faults += [f"{name} is not in the manifest" for name in files if name not in manifest.files]
@@ -136,6 +141,43 @@ def _checked_manifest(data: bytes, files: Mapping[str, Path]) -> Manifest:
     if faults:
         raise BundleError("the bundle is not whole: " + "; ".join(faults))
     return manifest
+
+
+def _place(incoming: Path, bundles: Path, name: str) -> Path:
+    """Where the bundle lies now: a folder with the very same files if there is one, else `incoming` under a new name.
+
+    A spoilt folder keeps its name until the links have left it, so that none of them ever points to nothing.
+    """
+    there = sorted(bundles.glob(f"{name}*"))
+    for folder in there:
+        if _is_whole(folder, incoming):
+            return folder
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    final = next(folder for each in names if (folder := bundles / each) not in there)
+    incoming.rename(final)
+    _flush_folder(bundles)
+    return final
+
+
+def _is_whole(folder: Path, fresh: Path) -> bool:
+    """Whether `folder` still holds, byte by byte, what the verified copy in `fresh` does."""
+    try:
+        _installed(folder)  # its own verification is another run's, and need only be readable
+        names = {path.name for path in fresh.iterdir()}
+        return names == {path.name for path in folder.iterdir()} and all(
+            _hash(folder / name) == _hash(fresh / name) for name in names - {VERIFICATION}
+        )
+    except (OSError, BundleError) as error:
+        log.warning("the bundle in %s is replaced: %s", folder, error)
+        return False
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as reader:
+        while block := reader.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _copy_in(manifest: Manifest, data: bytes, files: Mapping[str, Path], folder: Path) -> None:
@@ -169,7 +211,7 @@ def _verified(folder: Path) -> Verification:
         raise BundleError(f"the model does not run here as it should: {said}")
     try:
         return msgspec.json.decode(done.stdout.encode(), type=Verification)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"the check of the model answered with nonsense: {error}") from error
 
 
@@ -177,7 +219,7 @@ def _activate(state_dir: Path, letter: str, bundle: Path) -> None:
     """Point the link of a task at `bundle`, and remember which one it pointed at."""
     link = state_dir / "active" / letter
     before = link.resolve() if link.is_symlink() else None
-    if before is not None and before.name != bundle.name and before.exists():
+    if before is not None and before.name[:_ID_DIGITS] != bundle.name[:_ID_DIGITS] and before.exists():
         _replace_link(state_dir / "previous" / letter, before)
     _replace_link(link, bundle)
 

@@ -99,6 +99,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then say goodbye and end the trainer."""
         bundle.clean_leftovers(self._state_dir)
+        self._worker.clean_leftovers()
         self._meter.start()
         if self._config.trainer.keep_warm:
             await self._trainer.start()

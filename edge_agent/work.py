@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edge_agent import bundle
 from edge_agent.ledger import Ledger, Window
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 Order = TrainOrder | EvaluateOrder | DeployOrder
 Answer = TrainReport | EvaluateReport | DeployReport | OrderFailed
 Tell = Callable[[OrderKey, Step], None]
+T = TypeVar("T")
+_OUTPUT = "update-{}.tmp"
 
 
 class Fetch(Protocol):
@@ -50,6 +53,11 @@ class Worker:
     ) -> None:
         self._store, self._fetch, self._trainer = store, fetch, trainer
         self._ledger, self._state_dir, self._tell = ledger, state_dir, tell
+
+    def clean_leftovers(self) -> None:
+        """Remove the updates that a crash left half written; for the agent's start."""
+        for path in self._state_dir.glob(_OUTPUT.format("*")):
+            path.unlink()
 
     async def do(self, order: Order) -> Answer:
         """The answer to an order. Whatever goes wrong with the order itself becomes an OrderFailed with the reason.
@@ -73,12 +81,16 @@ class Worker:
 
     async def _train(self, order: TrainOrder) -> Answer:
         base, fetched_bytes = await self._obtain(order.base, order.ttl_s)
-        output = self._state_dir / "update.tmp"
+        # A name of its own, whatever an order that was stopped before left behind or is still at.
+        output = self._state_dir / _OUTPUT.format(uuid.uuid4().hex)
         work = Work(order=order, base=str(base), output=str(output))
-        done = await self._run(order.key, work, "train")
-        if not isinstance(done, TrainDone):
-            return self._failed(order, _why(done), final=isinstance(done, WorkFailed) and done.final)
-        update = await asyncio.to_thread(self._keep, output)
+        try:
+            done = await self._run(order.key, work, "train")
+            if not isinstance(done, TrainDone):
+                return self._failed(order, _why(done), final=isinstance(done, WorkFailed) and done.final)
+            update = await _to_its_end(lambda: self._keep(output))
+        finally:
+            output.unlink(missing_ok=True)
         return TrainReport(
             key=order.key,
             update=update,
@@ -114,7 +126,7 @@ class Worker:
         paths, fetched_bytes = [path for path, _ in parts], sum(size for _, size in parts)
         self._ledger.switch("evaluate")
         files = {file.name: path for file, path in zip(order.files, paths[1:], strict=True)}
-        installed = await asyncio.to_thread(bundle.install, files, paths[0], self._state_dir)
+        installed = await _to_its_end(lambda: bundle.install(files, paths[0], self._state_dir))
         # The bundle's folder has its own copies now.
         for ref in (order.manifest, *(f.blob for f in order.files)):
             self._store.discard(ref.sha256)
@@ -142,11 +154,22 @@ class Worker:
     def _keep(self, output: Path) -> BlobRef:
         ref = make_ref(output)
         self._store.put_file(output)
-        output.unlink()
         return ref
 
     def _failed(self, order: Order, reason: str, final: bool = False) -> OrderFailed:
         return OrderFailed(key=order.key, reason=reason[:1000], final=final, energy=self._ledger.take("wait"))
+
+
+async def _to_its_end(work: Callable[[], T]) -> T:
+    """Run `work` in a thread. When cancelled, wait for its end: it cannot be stopped, and no order may meet it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        if not running.cancelled() and (error := running.exception()) is not None:
+            log.warning("a stopped order would have failed: %s", error)
+        raise
 
 
 def progress(key: OrderKey, step: Step, power_w: float | None, power_state: EnergyState) -> Progress:

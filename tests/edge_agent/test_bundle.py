@@ -106,6 +106,31 @@ def test_the_same_bundle_again_is_no_new_one(made: dict[str, Path], tmp_path: Pa
     assert (tmp_path / "previous" / "k").resolve().name == second
 
 
+@pytest.mark.parametrize("name", ["model.onnx", MANIFEST, "verification.json"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_installing_again_replaces_what_rotted_on_the_disk(
+    made: dict[str, Path], tmp_path: Path, name: str, gone: bool
+) -> None:
+    before = _install(made["second"], tmp_path)
+    first = _install(made["first"], tmp_path)
+    rotten = tmp_path / "bundles" / first / name
+    if gone:
+        rotten.unlink()
+    else:
+        data = bytearray(rotten.read_bytes())
+        data[len(data) // 2] ^= 0x80
+        rotten.write_bytes(data)
+    for _ in range(2):  # the second time there is nothing to mend
+        healed = _install(made["first"], tmp_path)
+        assert healed == f"{first}-2"
+        assert _folders(tmp_path) == {healed, before}, "the rotten one is gone"
+    active = active_bundles(tmp_path)
+    assert {letter: found.path.name for letter, found in active.items()} == {"k": healed, "n": healed}
+    for whole in (*FILES, MANIFEST):
+        assert (active["k"].path / whole).read_bytes() == (made["first"] / whole).read_bytes()
+    assert (tmp_path / "previous" / "k").resolve().name == before, "a spoilt copy is nothing to go back to"
+
+
 def _refuse(folder: Path, state_dir: Path, match: str, files: dict[str, Path] | None = None) -> None:
     """Installing fails, and what was active still is, with nothing left behind."""
     before = active_bundles(state_dir)
@@ -137,6 +162,13 @@ def test_every_fault_of_the_files_is_named_at_once(made: dict[str, Path], copy: 
     assert "reference.safetensors did not come" in said
     assert "model.onnx has 5 bytes, not" in said
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_manifest_that_is_no_text_is_refused(copy: Path, tmp_path: Path) -> None:
+    data = (copy / MANIFEST).read_bytes()
+    (copy / MANIFEST).write_bytes(data.replace(b'"job"', b'"\xff\xfe"', 1))
+    assert (copy / MANIFEST).read_bytes() != data
+    _refuse(copy, tmp_path, "manifest cannot be read")
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/model.onnx", "sub/model.onnx"])
@@ -195,6 +227,34 @@ def test_a_crash_before_the_switch_leaves_the_old_one_active(
     clean_leftovers(tmp_path)
     assert _folders(tmp_path) == {first}
     assert _install(made["second"], tmp_path) == active_bundles(tmp_path)["k"].path.name
+
+
+def test_a_crash_between_two_links_leaves_each_task_a_whole_bundle(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _install(made["first"], tmp_path)
+    from edge_agent.bundle import _activate
+
+    def power_cut(state_dir: Path, letter: str, folder: Path) -> None:
+        if letter == "n":
+            raise KeyboardInterrupt
+        _activate(state_dir, letter, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.bundle._activate", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            _install(made["second"], tmp_path)
+    clean_leftovers(tmp_path)
+    active = {letter: found.path.name for letter, found in active_bundles(tmp_path).items()}
+    assert active["n"] == first
+    assert active["k"] not in (first, "")
+    assert _folders(tmp_path) == set(active.values())
+    for found, source in ((active["n"], "first"), (active["k"], "second")):
+        for name in (*FILES, MANIFEST):
+            assert (tmp_path / "bundles" / found / name).read_bytes() == (made[source] / name).read_bytes()
+    second = _install(made["second"], tmp_path)
+    assert {found.path.name for found in active_bundles(tmp_path).values()} == {second} == {active["k"]}
+    assert (tmp_path / "previous" / "n").resolve().name == first
 
 
 def test_a_full_disk_is_a_bundle_error(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

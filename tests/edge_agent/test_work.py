@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,7 +207,55 @@ def test_an_update_that_was_never_written_fails_the_order(hands: Hands) -> None:
     hands.outcome = forgetful
     answer = hands.do(TRAIN)
     assert isinstance(answer, OrderFailed)
-    assert "update.tmp" in answer.reason
+    assert "/update-" in answer.reason
+
+
+def test_no_unfinished_update_stays_whatever_becomes_of_its_order(hands: Hands) -> None:
+    def half(work: Work) -> WorkFailed:
+        Path(work.output).write_bytes(b"half an upd")
+        return WorkFailed("no space left", final=False)
+
+    def cancelled(work: Work) -> TrainDone:
+        half(work)
+        raise asyncio.CancelledError
+
+    hands.outcome = half
+    hands.do(TRAIN)
+    hands.outcome = cancelled
+    with pytest.raises(asyncio.CancelledError):
+        hands.do(TRAIN)
+    first, second = (Path(work.output) for work in hands.worked)
+    assert first != second, "a thread or a trainer that is still at the first cannot spoil the second"
+    assert not list(hands.folder.glob("update-*"))
+    first.write_bytes(b"from a process that was killed")
+    hands.worker.clean_leftovers()
+    assert not first.exists()
+
+
+def test_a_stopped_order_ends_only_when_its_installation_has(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def install(files: dict[str, Path], manifest: Path, state_dir: Path) -> None:
+        begun.set()
+        assert may_end.wait(30)
+        ended.set()
+        raise bundle.BundleError("too late to matter")
+
+    monkeypatch.setattr(bundle, "install", install)
+
+    async def scenario() -> None:
+        doing = asyncio.create_task(hands.worker.do(DEPLOY))
+        assert await asyncio.to_thread(begun.wait, 30)
+        doing.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not doing.done(), "the next order would meet a half-installed bundle"
+        may_end.set()
+        await asyncio.wait({doing}, timeout=30)
+        assert doing.cancelled()
+        assert ended.is_set()
+
+    asyncio.run(scenario())
 
 
 def test_a_bundle_that_is_refused_keeps_its_reason(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
