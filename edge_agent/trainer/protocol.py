@@ -158,5 +158,5 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 def _decode(decoder: msgspec.msgpack.Decoder[_Message], body: bytes) -> _Message:
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TrainerProtocolError(f"not a message of the trainer's protocol: {error}") from error

@@ -117,3 +117,11 @@ def test_the_shortest_enclosed_span_is_the_one_given_up() -> None:
         ("train", 25.0, 30.0),
     ]
     assert recorder.duration_s("train") == 25.0
+
+
+def test_text_that_is_no_utf8_is_no_message() -> None:
+    body = protocol.frame(WorkFailed("mend me", final=True))[protocol.HEADER_BYTES :].replace(
+        b"mend", b"\xff\xfe\xfd\xfc"
+    )
+    with pytest.raises(TrainerProtocolError, match="not a message"):
+        protocol.from_child(body)
