@@ -31,6 +31,7 @@ class TrainerProcess:
         self._config, self._setup, self._cpu_clock = config, setup, cpu_clock
         self._process: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.subprocess.Process:
         """The living trainer; a new one when there is none. Raises OSError when it cannot be started."""
@@ -94,15 +95,24 @@ class TrainerProcess:
 
     async def stop(self, kill: bool = False) -> None:
         """End the trainer, if there is one, and wait for it, so that its memory is back and its CPU time counted."""
+        process = self._take_away(kill)
+        if process is not None:
+            await self._gone(process)
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _take_away(self, kill: bool) -> asyncio.subprocess.Process | None:
+        """Order the trainer's end. From here on it is nobody's: the next work starts another."""
         self._stay()
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.returncode is None:
+        if process is not None and process.returncode is None:
             if kill:
                 process.kill()
             elif process.stdin is not None:
                 process.stdin.close()
+        return process
+
+    async def _gone(self, process: asyncio.subprocess.Process) -> None:
         try:
             await asyncio.wait_for(process.wait(), 10)
         except asyncio.TimeoutError:
@@ -124,7 +134,11 @@ class TrainerProcess:
 
     def _close_idle(self) -> None:
         log.info("the trainer was idle for %.0f s and ends", self._config.idle_exit_s)
-        self._reaper = asyncio.get_running_loop().create_task(self.stop())
+        process = self._take_away(kill=False)
+        if process is not None:
+            ending = asyncio.get_running_loop().create_task(self._gone(process))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
 
 def _death(returncode: int | None) -> str:

@@ -157,6 +157,19 @@ def test_an_idle_trainer_ends_and_the_next_work_starts_another(tmp_path: Path) -
     bench_test(tmp_path, test, idle_exit_s=0.01)
 
 
+def test_a_work_that_comes_just_when_the_idle_trainer_is_ended_gets_another(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run("works")
+        pid = bench.pid()
+        bench.trainer._close_idle()  # what the timer calls; the work below begins before anything else has its turn
+        assert isinstance(await bench.run("works"), TrainDone)
+        assert bench.pid() != pid
+        await bench.trainer.stop()
+        assert not exists(pid), "the one that was idle is waited for as well"
+
+    bench_test(tmp_path, test)
+
+
 def test_a_trainer_kept_warm_is_there_before_its_first_work_and_stays(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         await bench.trainer.start()
