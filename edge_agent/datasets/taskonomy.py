@@ -7,7 +7,6 @@ stays the same on every machine and however many images there are; test building
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +25,13 @@ from edge_agent.datasets.layout import (
     list_samples,
     read_manifest,
 )
+from edge_agent.datasets.split import VALIDATION_SHARE, point_share
 from models.tasks import DEPTH_DOMAIN, DEPTH_VALID_BELOW, INPUT_DOMAIN, TASKS, TaskSpec
 
 FloatArray = npt.NDArray[np.float32]
+#: The rule of the split is offered here as well, for it is how a dataset is cut.
+__all__ = ["VALIDATION_SHARE", "Batch", "BuildingsDataset", "Split", "open_dataset", "point_share"]
 Indices = npt.NDArray[np.int64]
-#: Share of the points kept for validation.
-VALIDATION_SHARE = 0.15
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
 
@@ -220,12 +220,6 @@ def open_dataset(
     if faults:
         raise DatasetError(faults)
     return dataset
-
-
-def point_share(sample: Sample) -> float:
-    """Where a point falls in 0..1, from the SHA-256 of its building and number: the same for all its views."""
-    digest = hashlib.sha256(f"{sample.building}/{sample.point}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _class_faults(path: Path, domain: str, pixels: Pixels) -> list[SampleFault]:
