@@ -1,7 +1,9 @@
 """FedAvg (McMahan et al., AISTATS 2017) as a running sum: new = base + sum_i(w_i * delta_i) / sum_i(w_i).
 
 Only the sum and a few waiting updates are in memory, however many clients report. Every entry of the state is treated
-alike, BatchNorm's running mean and variance included; a convex combination keeps a variance positive.
+alike, BatchNorm's running mean and variance included. Of variances the mean is one as well, but only as far as the
+updates are exact: one that was rounded to half precision can take a small variance below zero, and the network's next
+square root to NaN. So entries named `*.running_var` are held at zero or above.
 
 Each element is summed in float32 and in the order of `add`, whatever the block size, the number of threads or the
 moment of folding. So the same updates in the same order have the same bits as their result.
@@ -29,6 +31,8 @@ BLOCK = 2**18
 WAITING_UPDATES = 8
 #: Few updates wait when they are large.
 WAITING_BYTES = 256 * 2**20
+#: How the names of BatchNorm's variances end.
+_VARIANCE = ".running_var"
 
 
 class ZeroWeightError(ValueError):
@@ -136,6 +140,8 @@ class RunningAverage:
             total = self._sums[name][start:stop]
             np.divide(total, weight, out=total)
             np.add(total, self._base[name].reshape(-1)[start:stop], out=total)
+            if name.endswith(_VARIANCE):
+                np.maximum(total, np.float32(0), out=total)
 
 
 class AveragingSpeed(NamedTuple):

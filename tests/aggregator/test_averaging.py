@@ -9,13 +9,15 @@ import pytest
 
 import aggregator.averaging as averaging
 from aggregator.averaging import RunningAverage, ZeroWeightError, bench_averaging
+from models.wire.tensors import decode_tensors, encode_tensors
 
 SHAPES = {"encoder.w": (300, 7), "encoder.bn.running_var": (11,), "heads.normal.b": (), "heads.empty": (0, 3)}
 
 
 def random_state(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
-    return {name: np.asarray(generator.standard_normal(shape) * scale, np.float32) for name, shape in SHAPES.items()}
+    state = {name: np.asarray(generator.standard_normal(shape) * scale, np.float32) for name, shape in SHAPES.items()}
+    return {name: 1 + abs(array) if name.endswith("running_var") else array for name, array in state.items()}
 
 
 def plain(
@@ -86,12 +88,19 @@ def test_the_bits_depend_on_nothing_but_the_updates_and_their_order(monkeypatch:
     assert run(64, 1, 1) == run(2**18, 4, 1) == run(100, 3, 4)
 
 
-def test_variances_stay_positive() -> None:
-    base = {"v": np.full(5, 0.5, np.float32)}
+def test_a_variance_that_half_precision_takes_below_zero_is_held_at_zero() -> None:
+    bn, other = "encoder.bn.running_var", "encoder.bn.running_mean"
+    base = {name: np.array([0.4999, 0.5], np.float32) for name in (bn, other)}
+    trained = {name: np.array([1e-5, 0.25], np.float32) for name in base}
+    update = {name: trained[name] - base[name] for name in base}
+    received = decode_tensors(encode_tensors(update, "fp16"))
+    rounded = base[bn] + received[bn]
+    assert rounded[0] < 0, "half precision has steps of 2**-12 just below a half"
     running = RunningAverage(base)
-    for target in (1e-6, 2.0, 0.1):
-        running.add({"v": np.full(5, target, np.float32) - base["v"]}, 10)
-    assert (running.result()["v"] > 0).all()
+    running.add(received, 7)
+    result = running.result()
+    assert result[bn].tolist() == [0.0, 0.25]
+    assert result[other].tolist() == rounded.tolist(), "what is no variance may be negative"
 
 
 def test_neither_base_nor_updates_are_changed() -> None:
