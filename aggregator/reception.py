@@ -113,12 +113,13 @@ class Reception:
 
     def _seen(self, agent: str, boot: str, capabilities: messages.Capabilities) -> None:
         """An agent is here. One that is here again, still at its order, may have lost it, or we its answer, with a
-        broker that was restarted: it gets the order again, and answers or ignores it.
+        broker that was restarted: it gets the order again, and answers or ignores it. Not while its update is being
+        brought here or looked at: the agent may have let go of it by then, and would train a second time.
         """
         before = self._floor.state.agents.get(agent)
         self._floor.apply(AgentSeen(agent, boot, capabilities))
         busy = self._floor.state.agents[agent].busy
-        if before is None or before.boot != boot or busy is None or busy != before.busy:
+        if before is None or before.boot != boot or busy is None or busy != before.busy or busy in self._fetching:
             return
         for action in resume(self._floor.state, self._tools.clock()):
             if isinstance(action, SendOrder) and action.message.key == busy:

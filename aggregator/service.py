@@ -170,7 +170,7 @@ class Service:
         elif isinstance(action, Forget):
             self._keeper.forget(action.sha256s)
         elif isinstance(action, Dropped):
-            self.drops.count(action.reason, f"{action.agent}: {action.reason}")
+            self.drops.count(action.kind, f"{action.agent}: {action.reason}")
             if action.refused and action.key is not None:
                 self.send(action.agent, messages.Refused(action.reason[:1000], action.key))
         elif isinstance(action, JobEnded):

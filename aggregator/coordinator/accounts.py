@@ -29,7 +29,10 @@ METER_NOISE_J = 1.0
 
 
 def why_unwanted(state: State, key: OrderKey) -> str | None:
-    """Why an answer to order `key` is of no use now, or None if it is waited for."""
+    """Why an answer to order `key` is of no use now, or None if it is waited for.
+
+    The first word is one of `actions.UNWANTED`, a colon follows.
+    """
     order = open_order(state, key)
     if order is not None and order.sent_at is not None:
         return None
@@ -43,7 +46,7 @@ def why_unwanted(state: State, key: OrderKey) -> str | None:
         return "late: the order was closed before"
     if key.kind == "train":
         return _why_not_trained(split, key)
-    return "duplicate or foreign: no such order is open"
+    return "duplicate: no such order is open, or none ever was"
 
 
 def _why_not_trained(split: Split, key: OrderKey) -> str:

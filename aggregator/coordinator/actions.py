@@ -11,6 +11,9 @@ from aggregator.coordinator.state import Contribution
 from models.wire.job import JobSpec
 from models.wire.messages import BlobRef, DeployOrder, EvaluateOrder, JobState, OrderKey, TrainOrder
 
+#: What a reason of `accounts.why_unwanted` begins with.
+UNWANTED = frozenset({"foreign", "duplicate", "late", "stale"})
+
 
 class Action(msgspec.Struct, frozen=True):
     """Base of all actions."""
@@ -113,6 +116,12 @@ class Dropped(Action, frozen=True):
     key: OrderKey | None
     reason: str
     refused: bool = False
+
+    @property
+    def kind(self) -> str:
+        """One of a few words to count by; `reason` is free text and would make a counter without bound."""
+        word = self.reason.split(":", 1)[0]
+        return "refused" if self.refused else word if word in UNWANTED else "not waited for"
 
 
 class JobEnded(Action, frozen=True):

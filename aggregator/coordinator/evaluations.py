@@ -10,7 +10,7 @@ import msgspec
 
 from aggregator.coordinator.accounts import add_losses, mean_losses
 from aggregator.coordinator.fleet import able, barred, queue_order, quorum
-from aggregator.coordinator.state import Barred, Evaluation, Job, Split
+from aggregator.coordinator.state import Barred, DroppedAgent, Evaluation, Job, RoundRecord, Split
 from aggregator.coordinator.turn import Turn
 from models.wire.messages import BlobRef, EvaluateReport, OrderKey
 
@@ -77,6 +77,8 @@ _LACKING = "no agent with held-out buildings for it is online"
 
 def _give_up(turn: Turn, job: Job, split: Split, evaluation: Evaluation, why: str) -> str:
     if split.stage == job.stage and evaluation.final:
+        # Means of fewer agents than the quorum are no result; who was lost belongs into the record all the same.
+        _finish(turn, job.job, split, msgspec.structs.replace(evaluation, losses={}, reported=(), samples=0))
         return f"split {split.split} could not be evaluated by enough agents: {why}"
     _finish(turn, job.job, split, evaluation)
     return ""
@@ -88,13 +90,21 @@ def _put(turn: Turn, job_id: str, split: Split, evaluation: Evaluation) -> None:
 
 
 def _finish(turn: Turn, job_id: str, split: Split, evaluation: Evaluation) -> None:
-    losses = mean_losses(evaluation.losses)
     history = tuple(
-        msgspec.structs.replace(done, test_losses=losses) if done.round == evaluation.round else done
-        for done in split.history
+        _with_evaluation(done, evaluation) if done.round == evaluation.round else done for done in split.history
     )
     evaluations = tuple(e for e in split.evaluations if e.round != evaluation.round)
     turn.put_split(job_id, msgspec.structs.replace(split, history=history, evaluations=evaluations, waiting=""))
+
+
+def _with_evaluation(done: RoundRecord, evaluation: Evaluation) -> RoundRecord:
+    return msgspec.structs.replace(
+        done,
+        test_losses=mean_losses(evaluation.losses),
+        test_agents=evaluation.reported,
+        test_samples=evaluation.samples,
+        dropped=(*done.dropped, *evaluation.dropped),
+    )
 
 
 def reported(turn: Turn, report: EvaluateReport) -> None:
@@ -106,6 +116,7 @@ def reported(turn: Turn, report: EvaluateReport) -> None:
                 _without(evaluation, report.key.agent),
                 reported=(*evaluation.reported, report.key.agent),
                 losses=add_losses(evaluation.losses, report.losses),
+                samples=evaluation.samples + report.samples,
             )
             _put(turn, report.key.job, split, counted)
 
@@ -119,7 +130,11 @@ def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool) -> None:
     for evaluation in split.evaluations:
         if evaluation.round == key.round:
             fault = f"{key.agent}: {reason}"
-            left = msgspec.structs.replace(_without(evaluation, key.agent), last_fault=fault)
+            left = msgspec.structs.replace(
+                _without(evaluation, key.agent),
+                dropped=(*evaluation.dropped, DroppedAgent(key.agent, f"in the evaluation: {reason}")),
+                last_fault=fault,
+            )
             _put(turn, key.job, split, left)
 
 

@@ -108,11 +108,17 @@ class Evaluation(msgspec.Struct, frozen=True):
     asked: tuple[str, ...] = ()
     reported: tuple[str, ...] = ()
     losses: dict[str, LossSum] = {}
+    samples: int = 0
+    dropped: tuple[DroppedAgent, ...] = ()
     last_fault: str = ""
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
-    """A closed round as the record shows it. Losses are means over samples, by task."""
+    """A closed round as the record shows it. Losses are means over samples, by task.
+
+    `test_losses` are of the `test_samples` held-out samples of `test_agents`; all three are empty where the round's
+    model was not evaluated. Agents that were lost in its evaluation are among `dropped`, with a reason that says so.
+    """
 
     round: int
     attempt: int
@@ -123,6 +129,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
     test_losses: dict[str, float]
     wall_s: float
     dropped: tuple[DroppedAgent, ...]
+    test_agents: tuple[str, ...] = ()
+    test_samples: int = 0
 
 
 class Barred(msgspec.Struct, frozen=True):

@@ -161,6 +161,21 @@ def test_foreign_reports_are_dropped() -> None:
     assert lab.core.state is state
 
 
+def test_what_is_dropped_is_counted_by_a_few_words_however_many_reasons_there_are() -> None:
+    lab = Lab().fleet(3).submit(**ONE).run()
+    order = lab.orders("train")[0]
+    late = report(quiet_lab(3), 0)  # of a lab alike, in which the model is not gone yet
+    for number in range(5):
+        key = msgspec.structs.replace(order.key, round=number, job=f"job-{number}")
+        lab.happen(ev.TrainReported(msgspec.structs.replace(late, key=key)))
+        lab.happen(ev.TrainReported(late))
+        lab.happen(ev.ModelReady("job", "merged", number, order.base))
+    lab.run()
+    assert len({dropped.reason for dropped in lab.dropped()}) > 5
+    assert {dropped.kind for dropped in lab.dropped()} == {"duplicate", "foreign", "not waited for"}
+    assert act.Dropped("a0", None, "stale: but a fault", refused=True).kind == "refused"
+
+
 LIES: list[dict[str, object]] = [
     {"samples": 0},
     {"samples": 101},  # the agents of the lab say they have 100

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from lab import TASKS, TESTER, Lab, silent
 
+from aggregator.coordinator import actions as act
 from aggregator.coordinator import events as ev
 from aggregator.record import Record, job_record, job_status
 from models.wire.codec import decode, encode
@@ -61,6 +62,35 @@ def test_held_out_means_weigh_samples() -> None:
     record = lab.submit(scheme="all-in-one").run().record()
     # (30 + 50) / 20, not the mean of 2 and 10.
     assert record.losses == dict.fromkeys(TASKS, 4.0)
+    last = record.splits[0].rounds[-1]
+    assert (set(last.test_agents), last.test_samples) == ({"t0", "t1"}, 20)
+
+
+def test_an_evaluator_that_is_lost_is_in_the_record_and_its_samples_are_not() -> None:
+    lab = Lab().fleet(2, testers=2)
+
+    def broken(lab: Lab, action: act.SendOrder) -> ev.AnyEvent:
+        key = action.message.key
+        return ev.OrderFailed(key, "no disk") if key.kind == "evaluate" else lab.answer(action)
+
+    lab.answers["t0"] = broken
+    record = lab.submit(scheme="all-in-one", rounds=1).run().record()
+    assert record.state == "deployed"
+    (done,) = record.splits[0].rounds
+    assert (done.test_agents, done.test_samples) == (("t1",), 5)
+    assert [(entry.agent, entry.reason) for entry in done.dropped] == [("t0", "in the evaluation: no disk")]
+
+
+def test_a_model_that_too_few_evaluated_has_no_losses_and_yet_names_those_that_were_lost() -> None:
+    lab = Lab().fleet(2, testers=2)
+    lab.answers["t0"] = lambda lab, action: (
+        ev.OrderFailed(action.message.key, "no disk") if action.message.key.kind == "evaluate" else lab.answer(action)
+    )
+    record = lab.submit(scheme="all-in-one", rounds=1, quorum=1.0, max_attempts=2).run().record()
+    assert record.state == "failed"
+    (done,) = record.splits[0].rounds
+    assert (done.test_losses, done.test_agents, done.test_samples) == ({}, (), 0)
+    assert [entry.agent for entry in done.dropped] == ["t0", "t0"]
 
 
 def test_a_running_job_claims_no_final_losses() -> None:
