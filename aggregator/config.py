@@ -7,7 +7,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from models.wire.chunks import LIMITS
+from models.wire.tensors import MAX_TENSOR_BYTES
+
 Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
+#: Larger blobs have more chunks than a reference may name, and larger models no agent and no export decodes.
+MaxUpdate = Annotated[int, Meta(ge=2**20, le=LIMITS.max_blob_bytes)]
+MaxState = Annotated[int, Meta(ge=2**20, le=MAX_TENSOR_BYTES)]
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -23,5 +29,5 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Identifier = "lab"
     store: str = ""
     tick_s: Positive = 1.0
-    max_update_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
-    max_state_bytes: Annotated[int, Meta(ge=2**20)] = 1024 * 2**20
+    max_update_bytes: MaxUpdate = LIMITS.max_blob_bytes
+    max_state_bytes: MaxState = MAX_TENSOR_BYTES

@@ -20,7 +20,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.coordinator import events
 from aggregator.journal import Journal, JournalError
 from aggregator.service import Service
-from models.config import load_toml
+from models.config import ConfigError, load_toml
 from models.link.address import Backoff
 from models.link.mqtt import MqttLink
 from models.link.transfer import BlobExchange
@@ -460,6 +460,16 @@ def test_the_shipped_example_is_valid() -> None:
     example = load_toml(Path(__file__).parents[2] / "systemd" / "aggregator.toml", AggregatorConfig)
     assert example.store == ""
     assert example == AggregatorConfig(broker=example.broker, state_dir=example.state_dir)
+
+
+@pytest.mark.parametrize("name, most", [("max_update_bytes", 268435456), ("max_state_bytes", 536870912)])
+def test_limits_beyond_what_the_wire_and_the_agents_take_are_refused(tmp_path: Path, name: str, most: int) -> None:
+    file = tmp_path / "aggregator.toml"
+    file.write_text(f'broker = "mqtt://x"\nstate_dir = "y"\n{name} = {most}\n')
+    assert getattr(load_toml(file, AggregatorConfig), name) == most
+    file.write_text(f'broker = "mqtt://x"\nstate_dir = "y"\n{name} = {most + 1}\n')
+    with pytest.raises(ConfigError, match=f"<= {most}"):
+        load_toml(file, AggregatorConfig)
 
 
 @pytest.mark.parametrize(
