@@ -12,11 +12,8 @@ moment of folding. So the same updates in the same order have the same bits as t
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -142,59 +139,3 @@ class RunningAverage:
             np.add(total, self._base[name].reshape(-1)[start:stop], out=total)
             if name.endswith(_VARIANCE):
                 np.maximum(total, np.float32(0), out=total)
-
-
-class AveragingSpeed(NamedTuple):
-    """Bytes of updates averaged each second beside bytes merely read, by the same number of threads in the same run."""
-
-    average_bytes_per_s: float
-    read_bytes_per_s: float
-    workers: int
-
-    @property
-    def share(self) -> float:
-        """Averaging as a share of reading."""
-        return self.average_bytes_per_s / self.read_bytes_per_s
-
-
-def bench_averaging(
-    model_bytes: int = 16 * 2**20, updates: int = 32, workers: int = 0, repeats: int = 5
-) -> AveragingSpeed:
-    """Measure `RunningAverage` against `np.sum` over the same updates, turn by turn; the best of `repeats` counts.
-
-    The model is a vector of `model_bytes`; `workers` 0 means one thread per core.
-    """
-    threads = workers or os.cpu_count() or 1
-    generator = np.random.default_rng(0)
-    base = {"weights": np.zeros(model_bytes // 4, np.float32)}
-    deltas = [{"weights": generator.standard_normal(model_bytes // 4, np.float32)} for _ in range(updates)]
-    read_s, average_s = math.inf, math.inf
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(repeats):
-            read_s = min(read_s, _timed(partial(_read, pool, threads, deltas)))
-            average_s = min(average_s, _timed(partial(_average, RunningAverage(base, threads), deltas)))
-    total = model_bytes * updates
-    return AveragingSpeed(total / average_s, total / read_s, threads)
-
-
-def _timed(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _read(pool: ThreadPoolExecutor, threads: int, deltas: list[State]) -> None:
-    """Sum every update, a share of each by each thread."""
-
-    def read(part: int) -> None:
-        for delta in deltas:
-            vector = delta["weights"]
-            vector[part * len(vector) // threads : (part + 1) * len(vector) // threads].sum()
-
-    list(pool.map(read, range(threads)))
-
-
-def _average(running: RunningAverage, deltas: list[State]) -> None:
-    for delta in deltas:
-        running.add(delta, 3.0)
-    running.result()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import aggregator.averaging as averaging
-from aggregator.averaging import RunningAverage, ZeroWeightError, bench_averaging
+from aggregator.averaging import RunningAverage, ZeroWeightError
 from models.wire.tensors import decode_tensors, encode_tensors
 
 SHAPES = {"encoder.w": (300, 7), "encoder.bn.running_var": (11,), "heads.normal.b": (), "heads.empty": (0, 3)}
@@ -152,10 +152,3 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
         return most
 
     assert peak(40) < 1.2 * peak(16)
-
-
-def test_the_benchmark_measures_both_sides() -> None:
-    speed = bench_averaging(2**20, 3, workers=2, repeats=1)
-    assert speed.average_bytes_per_s > 0
-    assert speed.read_bytes_per_s > 0
-    assert speed.share == speed.average_bytes_per_s / speed.read_bytes_per_s
