@@ -81,4 +81,5 @@ class Keeper:
 
     def clean(self) -> None:
         """Remove what the process before this one left behind. Raises BlobStoreError."""
+        self._store.clean_incoming()
         self._store.prune(self._live(), 0)

@@ -195,6 +195,15 @@ class BlobStore:
             self.path(sha256).unlink(missing_ok=True)
             (self._partial / check_sha(sha256)).unlink(missing_ok=True)
 
+    def clean_incoming(self) -> None:
+        """Removes what processes that were killed while they wrote have left in `incoming`.
+
+        Only for the one process that owns the directory, before it writes: what another writes would go as well.
+        """
+        with _translated(f"clean {self._incoming}"):
+            for path in self._incoming.iterdir():
+                path.unlink(missing_ok=True)
+
     def prune(self, keep: Collection[str], max_bytes: int) -> list[str]:
         """Removes the oldest files, whole or partial, until all take at most `max_bytes`; returns their names.
 

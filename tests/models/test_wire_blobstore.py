@@ -157,6 +157,25 @@ def test_prune_counts_and_removes_partials(store: BlobStore) -> None:
     assert leftovers(store) == []
 
 
+def test_what_a_killed_process_was_writing_is_cleaned_away_and_nothing_else(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = store.put_bytes(b"whole")
+    partial = store.open_partial(REF)
+    partial.accept(9, piece(9))
+    partial.close()
+    with monkeypatch.context() as killed:  # before it could rename or remove what it wrote
+        killed.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            store.put_bytes(b"half")
+    assert len(list((store.root / "incoming").iterdir())) == 1
+    store.clean_incoming()
+    assert list((store.root / "incoming").iterdir()) == []
+    assert store.has(whole)
+    assert (store.root / "partial" / REF.sha256).is_file()
+
+
 def test_a_blob_that_is_gone(store: BlobStore) -> None:
     with pytest.raises(BlobStoreError, match="No such file"):
         store.read_chunk(REF, 0)
