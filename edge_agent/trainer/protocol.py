@@ -63,7 +63,10 @@ class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainDone(_Said, frozen=True):
-    """A finished train order; the update lies in `Work.output`. Losses are sums over all local epochs."""
+    """A finished train order; the update lies in `Work.output`. Losses are sums over all local epochs.
+
+    `train_s`: seconds of the steps, of the probes between them, and of reading the pictures that are not cached.
+    """
 
     samples: int
     losses: tuple[TaskLoss, ...]

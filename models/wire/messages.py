@@ -139,7 +139,12 @@ class Progress(Message, frozen=True):
 
 
 class TrainReport(Message, frozen=True):
-    """A finished train order. `update` is the delta to the base; the aggregator fetches it."""
+    """A finished train order. `update` is the delta to the base; the aggregator fetches it.
+
+    `train_s`: seconds of training, affinity probes included. `bytes_up`: the update's size as it is offered, for at
+    the time of the report none of it has been sent; chunks sent again are not counted. `bytes_down`: chunks of the
+    base as they arrived, repeated ones included; 0 when it was here already.
+    """
 
     key: OrderKey
     update: BlobRef
