@@ -13,6 +13,10 @@ from models.wire.messages import EnergyState
 _FILE = "status.json"
 
 
+class StatusError(Exception):
+    """A status file that is there and cannot be read; the text says why and what to do."""
+
+
 class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A snapshot; `written_at` is in seconds since the epoch, `dropped` counts unusable messages by reason."""
 
@@ -43,11 +47,20 @@ def write_status(state_dir: Path, status: Status) -> None:
 
 
 def read_status(state_dir: Path) -> Status | None:
-    """The last snapshot, or None when no agent has run here (or one of another version has)."""
+    """The last snapshot, or None when no agent has run here. Raises StatusError for one that cannot be read."""
+    path = state_dir / _FILE
     try:
-        return msgspec.json.decode((state_dir / _FILE).read_bytes(), type=Status)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise StatusError(f"{path} may not be read: {error.strerror}; ask as the agent's user or with sudo") from error
+    except OSError as error:
+        raise StatusError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StatusError(
+            f"{path} is no status of this version ({error}); install the same release for both and restart the agent"
+        ) from error
 
 
 def is_running(status: Status) -> bool:

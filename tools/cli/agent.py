@@ -37,10 +37,11 @@ def status(
 ) -> None:
     """Show what the agent on this machine is doing: its connection, order, meter and bundles."""
     from edge_agent.config import AgentConfig
-    from edge_agent.status import describe, read_status
+    from edge_agent.status import StatusError, describe, read_status
 
     settings = load_config(config, AgentConfig)
-    found = read_status(Path(settings.state_dir))
+    with failing_on(StatusError):
+        found = read_status(Path(settings.state_dir))
     if found is None:
         raise fail(f"no agent has run with {settings.state_dir} yet; start it with `mas agent run --config {config}`")
     if as_json:
