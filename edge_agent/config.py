@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from models.wire.chunks import LIMITS
+
 Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -46,7 +48,7 @@ class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything an agent needs to know."""
+    """Everything an agent needs to know. A blob may be no larger than the wire carries, whatever is set here."""
 
     id: Identifier
     broker: str
@@ -56,5 +58,5 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerConfig = TrainerConfig()
     power: PowerConfig = PowerConfig()
     max_queued_orders: Annotated[int, Meta(ge=1, le=64)] = 8
-    max_blob_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
+    max_blob_bytes: Annotated[int, Meta(ge=2**20, le=LIMITS.max_blob_bytes)] = LIMITS.max_blob_bytes
     max_store_bytes: Annotated[int, Meta(ge=2**20)] = 2 * 2**30

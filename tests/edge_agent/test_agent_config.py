@@ -43,6 +43,12 @@ def test_a_path_out_of_the_fleet_is_no_identifier() -> None:
     assert "fleet = ''" in faults(fleet="")[0]
 
 
+def test_a_limit_beyond_what_the_wire_carries_is_refused() -> None:
+    assert convert({**LEAST, "max_blob_bytes": 2**28}, AgentConfig, "agent.toml").max_blob_bytes == 2**28
+    (fault,) = faults(max_blob_bytes=2**28 + 1)
+    assert fault == "max_blob_bytes = 268435457: Expected `int` <= 268435456"
+
+
 @pytest.mark.parametrize(
     "table, key, value",
     [
