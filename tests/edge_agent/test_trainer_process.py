@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -202,36 +204,52 @@ def test_a_trainer_started_while_the_last_one_ends_is_the_one_whose_cpu_is_count
     bench_test(tmp_path, test)
 
 
-def test_cpu_seconds_of_a_living_process_of_a_dead_one_and_of_one_with_a_strange_name(tmp_path: Path) -> None:
-    assert process_cpu_s(os.getpid()) == pytest.approx(sum(os.times()[:2]), abs=1.0)
-    assert process_cpu_s(2**22 + 1) == 0.0
-    strange = tmp_path / "a) R 1 (b"
-    strange.symlink_to("/bin/cat")
+BURN = """
+import os, sys
+while sum(os.times()[:2]) < 0.4 or min(os.times()[:2]) < 0.05:
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        zeros.read(1 << 20)
+    sum(range(10000))
+print(sum(os.times()[:2]), flush=True)
+sys.stdin.read()
+"""
 
-    async def test() -> None:
-        process = await asyncio.create_subprocess_exec(
-            str(strange), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
+
+def test_cpu_seconds_of_a_process_are_its_own_also_under_a_strange_name(tmp_path: Path) -> None:
+    strange = tmp_path / "a) R 1 (b"
+    strange.symlink_to(Path(sys.executable).resolve())
+    with subprocess.Popen(
+        [strange, "-I", "-S", "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(b"x")
-        await process.stdin.drain()
-        await process.stdout.readexactly(1)  # it runs under its own name now
-        assert 0.0 <= process_cpu_s(process.pid) < 5.0
-        process.kill()
-        await process.wait()
-
-    asyncio.run(test())
+        used_s = float(process.stdout.readline())  # and from here on it waits, and uses none
+        assert "a) R 1 (b" in Path(f"/proc/{process.pid}/stat").read_text()
+        assert used_s >= 0.4
+        assert process_cpu_s(process.pid) == pytest.approx(used_s, abs=0.1)
+        process.stdin.close()
+    assert process_cpu_s(process.pid) == 0.0, "gone"
 
 
-def test_the_cpu_clock_never_runs_backwards(tmp_path: Path) -> None:
-    async def test(bench: Bench) -> None:
-        await bench.run("works")
-        seen = [bench.clock()]
-        bench.clock.watch(None)  # as if the child were gone and not yet waited for
-        seen.append(bench.clock())
-        await bench.trainer.stop()
-        seen.append(bench.clock())
-        assert seen == sorted(seen)
+def test_the_cpu_clock_counts_a_child_once_from_its_life_to_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_s, waited_for_s, living_s = 10.0, 1.0, 0.0
 
-    bench_test(tmp_path, test)
+    def times() -> SimpleNamespace:
+        return SimpleNamespace(
+            user=own_s * 0.75, system=own_s * 0.25, children_user=waited_for_s * 0.5, children_system=waited_for_s * 0.5
+        )
+
+    monkeypatch.setattr("edge_agent.cpu.os.times", times)
+    monkeypatch.setattr("edge_agent.cpu.process_cpu_s", lambda pid: {77: living_s}[pid])
+    clock = CpuClock()
+    assert clock() == 11.0
+    clock.watch(77)
+    living_s = 4.0
+    assert clock() == 15.0
+    living_s = 0.0  # it has died and was not waited for: its seconds are nowhere, and the clock stands
+    assert clock() == 15.0
+    waited_for_s = 5.5  # it was, and had used half a second more before it died
+    assert clock() == 15.5
+    clock.watch(None)
+    own_s = 12.0
+    assert clock() == 17.5
