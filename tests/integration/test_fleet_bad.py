@@ -78,7 +78,8 @@ def nonsense_for_the_aggregator(fleet: Fleet) -> dict[str, tuple[str, bytes]]:
         "dropped (foreign, ": (topics.reports("agent-1"), encode(CancelOrder(KEY))),
         "dropped (protocol version": (topics.reports("agent-1"), b"\x02" + sound[1:]),
         "dropped (foreign sender": (topics.reports("agent-2"), sound),
-        "dropped (foreign: there is no such job": (topics.reports("agent-1"), sound),
+        # Counted with the other foreign ones; the last of these is their 16th.
+        "): agent-1: foreign: there is no such job": (topics.reports("agent-1"), sound),
         "dropped (chunk of a blob that was not asked for": (
             topics.upload("agent-1", SHA),
             encode(Chunk(SHA, 0, b"nobody asked for this")),
