@@ -155,7 +155,10 @@ def test_records_of_many_requests_stay_for_those_who_still_fetch_them(tmp_path: 
 def test_what_an_earlier_process_left_is_removed(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     needed, spare = bench.put(b"needed", live=True), bench.put(b"spare")
+    written = bench.store.root / "incoming" / "tmp-of-a-killed-process"
+    written.write_bytes(b"half a blob")
     bench.keeper.clean()
+    assert not written.exists()
     assert bench.store.has(needed)
     assert not bench.store.has(spare)
 
