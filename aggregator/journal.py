@@ -112,7 +112,7 @@ class Journal:
     def _decode(self, seq: int, body: bytes) -> AnyEvent:
         try:
             event: AnyEvent = self._decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise JournalError(f"event {seq} of the journal is damaged ({error}): restore a backup") from error
         return event
 

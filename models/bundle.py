@@ -139,7 +139,7 @@ def read_manifest(data: bytes) -> Manifest:
     """Manifest from JSON. Raises ManifestError unless it is one of this format, with the files a bundle has."""
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ManifestError(f"the manifest cannot be read: {error}") from error
     faults = []
     if manifest.format != FORMAT:
