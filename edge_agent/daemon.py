@@ -98,6 +98,7 @@ class Daemon:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then say goodbye and end the trainer."""
+        self._store.clean_incoming()
         bundle.clean_leftovers(self._state_dir)
         self._worker.clean_leftovers()
         self._meter.start()
