@@ -23,9 +23,7 @@ def own_folder(out: Path, photos: Path | None) -> Iterator[None]:
     if photos is not None and (
         photos.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(photos.resolve())
     ):
-        raise FolderTakenError(
-            f"{photos} and the demo's folder {out} lie in each other; choose another --out"
-        )
+        raise FolderTakenError(f"{photos} and the demo's folder {out} lie in each other; choose another --out")
     if out.exists() and not out.is_dir():
         raise FolderTakenError(f"{out} is no folder; choose another with --out")
     if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
