@@ -40,7 +40,7 @@ def demo_command(
     from tools.broker import BrokerError
     from tools.client import FleetError
     from tools.demo.folder import FolderTakenError, own_folder
-    from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, check_labels, deal
+    from tools.demo.plan import DEFAULT_ROUNDS, PACK, DemoSettings, PlanError, arrange
     from tools.demo.processes import ProcessDied
     from tools.demo.run import Demo, DemoError, run_demo
     from tools.scenes.files import FolderError
@@ -54,33 +54,23 @@ def demo_command(
         wanted = parse_tasks(tasks or ("aktov" if photos is not None else "sdnkt"))
     except UnknownTasksError as error:
         raise fail("\n".join(error.faults), 2) from error
-    from edge_agent.datasets import DatasetError, read_manifest
+    from edge_agent.datasets import DatasetError
 
     if json_file is not None and not json_file.parent.is_dir():
         raise fail(f"--json {json_file}: the folder {json_file.parent} does not exist", 2)
-    expected = (
-        PlanError,
-        DemoError,
-        ProcessDied,
-        BrokerError,
-        FleetError,
-        LinkError,
-        BlobUnavailable,
-        FolderTakenError,
-    )
-    with failing_on(*expected, DatasetError, FolderError, OSError), own_folder(out, photos):
-        root = data or PACK
-        if photos is not None:
-            from tools.demo.photos import dataset_of
+    ours = (PlanError, DemoError, ProcessDied, FolderTakenError)
+    theirs = (BrokerError, FleetError, LinkError, BlobUnavailable, DatasetError, FolderError, OSError)
+    settings = DemoSettings(wanted, agents, rounds or DEFAULT_ROUNDS, max_splits, seed, size)
+    command = shlex.join(["mas", *sys.argv[1:]])
+    with failing_on(*ours, *theirs):
+        root = (data or PACK).resolve()
+        plans = arrange(root, settings) if photos is None else []
+        with own_folder(out, photos):
+            if photos is not None:
+                from tools.demo.photos import dataset_of
 
-            root = dataset_of(photos, out / "photographs", size, agents, seed, console)
-        manifest = read_manifest(root)
-        if manifest is None:
-            raise PlanError(f"{root} has no mas-dataset.json that says which buildings are for testing")
-        check_labels(manifest.domains, wanted)
-        settings = DemoSettings(wanted, agents, rounds or DEFAULT_ROUNDS, max_splits, seed, size)
-        plans = deal(manifest.buildings.train, manifest.buildings.test, agents)
-        command = shlex.join(["mas", *sys.argv[1:]])
-        summary = run_demo(Demo(settings, plans, root.resolve(), out, broker, watts_per_core, command), console)
+                root = dataset_of(photos, out / "photographs", size, agents, seed, console).resolve()
+                plans = arrange(root, settings)
+            summary = run_demo(Demo(settings, plans, root, out, broker, watts_per_core, command), console)
         if json_file is not None:
             json_file.write_text(json.dumps(summary, indent=1))

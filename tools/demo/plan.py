@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.datasets.layout import read_manifest
 from models.wire.job import JobSpec, TrainSettings
 
 #: In the order they run; MAS last, so that its report can say how it compares.
@@ -56,6 +57,15 @@ def deal(train: Sequence[str], test: Sequence[str], agents: int) -> list[AgentPl
         held_out = tuple(test[agents - 1 - index :: agents])
         plans.append(AgentPlan(f"agent-{index + 1}", tuple(train[index::agents]), held_out))
     return plans
+
+
+def arrange(root: Path, settings: DemoSettings) -> list[AgentPlan]:
+    """Who holds what of the dataset at `root`. Raises PlanError, DatasetError when the demo cannot be run on it."""
+    manifest = read_manifest(root)
+    if manifest is None:
+        raise PlanError(f"{root} has no mas-dataset.json that says which buildings are for testing")
+    check_labels(manifest.domains, settings.tasks)
+    return deal(manifest.buildings.train, manifest.buildings.test, settings.agents)
 
 
 def check_labels(domains: Sequence[str], tasks: Sequence[str]) -> None:
