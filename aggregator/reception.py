@@ -66,6 +66,7 @@ class Reception:
         self._floor, self._tools = floor, tools
         self._requests = Requests(floor, tools.clock)
         self._fetching: set[messages.OrderKey] = set()
+        self._present_now: set[str] = set()
 
     async def receive(self) -> None:
         """Until the link is closed."""
@@ -101,12 +102,25 @@ class Reception:
         topic = self._tools.topics.orders(address.name, address.protocol)
         self._floor.errand(self._publish(topic, refusal))
 
+    def lost_connection(self) -> None:
+        """From now on nobody is known to be there until they say so again."""
+        self._present_now.clear()
+
+    def miss_the_absent(self) -> None:
+        """Whoever was online before the connection was lost and has not been heard of since is gone: its last will went
+        unheard, or down with the broker.
+        """
+        for agent, known in self._floor.state.agents.items():
+            if known.online and agent not in self._present_now:
+                self._floor.apply(AgentLost(agent, "it did not come back after the connection was lost"))
+
     def _present(self, agent: str, message: messages.Presence) -> None:
         if message.sender != agent:
             self._tools.drops.count("foreign sender", f"{agent} sent the presence of {message.sender}")
         elif message.online and message.capabilities is None:
             self._tools.drops.count("presence without capabilities", f"{agent} does not say what it has")
         elif message.online and message.capabilities is not None:
+            self._present_now.add(agent)
             self._seen(agent, message.boot, message.capabilities)
         elif agent in self._floor.state.agents and self._floor.state.agents[agent].boot == message.boot:
             self._floor.apply(AgentLost(agent, "it went offline"))

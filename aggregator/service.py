@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -81,6 +82,7 @@ class Service:
             f"mas-aggregator-{config.fleet}",
             will=(self._topics.aggregator_presence(), encode(self._presence(online=False))),
             on_connected=self._greet,
+            on_state=lambda connected, reason: None if connected else self._reception.lost_connection(),
         )
         self._exchange = BlobExchange(self._link, self._store)
         self._keeper = Keeper(self._store, self._exchange, self._topics, lambda: live_blobs(self.state))
@@ -88,6 +90,7 @@ class Service:
         self._outbox: asyncio.Queue[tuple[str, Outgoing]] = asyncio.Queue()
         self._connections = 0
         self._settled_at_s = 0.0
+        self._look_round_at_s = math.inf
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._tasks = Tasks()
@@ -144,6 +147,7 @@ class Service:
     async def _greet(self) -> None:
         """On every connection. A broker that was restarted may have forgotten what it was told to retain."""
         await self._say_presence(online=True)
+        self._look_round_at_s = time.monotonic() + _SETTLE_S
         self._connections += 1
         if self._connections > 1:
             self._settled_at_s = time.monotonic() + _SETTLE_S
@@ -236,6 +240,9 @@ class Service:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._config.tick_s)
+            if self._link.connected and time.monotonic() >= self._look_round_at_s:
+                self._look_round_at_s = math.inf
+                self._reception.miss_the_absent()
             if self._link.connected and time.monotonic() >= self._settled_at_s:
                 self.apply(Tick())
 

@@ -59,4 +59,4 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     power: PowerConfig = PowerConfig()
     max_queued_orders: Annotated[int, Meta(ge=1, le=64)] = 8
     max_blob_bytes: Annotated[int, Meta(ge=2**20, le=LIMITS.max_blob_bytes)] = LIMITS.max_blob_bytes
-    max_store_bytes: Annotated[int, Meta(ge=2**20)] = 2 * 2**30
+    max_store_bytes: Annotated[int, Meta(ge=2**20)] = 512 * 2**20

@@ -38,7 +38,13 @@ def main() -> None:
 
     setup = inbox.get()
     # torch takes seconds to import; the parent's frames are read meanwhile.
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        advice = "install it (the extra `train`) or name an interpreter that has it in trainer.python"
+        while True:  # every order is answered, so that the aggregator hears the reason
+            if not isinstance(inbox.get(), Setup):
+                say(WorkFailed(f"no torch in {sys.executable} ({error}); {advice}", final=True))
 
     from edge_agent.trainer.child import Trainer
     from edge_agent.trainer.samples import Stock

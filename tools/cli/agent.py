@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from tools.cli.errors import fail, failing_on, load_config
+from tools.cli.errors import check_broker, fail, failing_on, load_config
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -19,12 +19,13 @@ def main() -> None:
 @app.command()
 def run(
     config: Path = typer.Option(..., "--config", "-c", help="Settings (TOML); see systemd/agent.toml."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every order."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log more."),
 ) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     from edge_agent.config import AgentConfig
 
     settings = load_config(config, AgentConfig)
+    check_broker(settings.broker)
     from edge_agent.daemon import main as serve
 
     raise typer.Exit(serve(settings, verbose))

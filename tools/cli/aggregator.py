@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from tools.cli.errors import load_config
+from tools.cli.errors import check_broker, load_config
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -19,12 +19,13 @@ def main() -> None:
 @app.command()
 def run(
     config: Path = typer.Option(..., "--config", "-c", help="Settings (TOML); see systemd/aggregator.toml."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every round and order."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log more."),
 ) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C; it resumes where it was."""
     from aggregator.config import AggregatorConfig
 
     settings = load_config(config, AggregatorConfig)
+    check_broker(settings.broker)
     from aggregator.service import main as serve
 
     raise typer.Exit(serve(settings, verbose))

@@ -82,6 +82,7 @@ def photos(
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Cut photographs into a dataset of tasks that need no labels: a, t, k, o, v."""
+    from edge_agent.datasets.layout import DatasetError
     from tools.photos import PhotoPlan, write_photos
     from tools.scenes.files import FolderError
 
@@ -89,7 +90,8 @@ def photos(
     if faults := plan.faults():
         raise fail("; ".join(faults), 2)
     files = 0
-    with failing_on(FolderError, OSError), _interruptible(out), _bar("reading, cutting", 0, quiet=as_json) as advance:
+    wrong = failing_on(FolderError, DatasetError, OSError)
+    with wrong, _interruptible(out), _bar("reading, cutting", 0, quiet=as_json) as advance:
 
         def scanned(_: int, found: int) -> None:
             nonlocal files

@@ -56,8 +56,10 @@ def demo_command(
         raise fail("\n".join(error.faults), 2) from error
     from edge_agent.datasets import DatasetError
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise fail(f"--json {json_file}: the folder {json_file.parent} does not exist", 2)
+    if rounds == 1:
+        raise fail("--rounds 1 leaves MAS nothing to continue after its merged round; give 2 or more", 2)
+    if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
+        raise fail(f"--json {json_file} is no file that could be written", 2)
     ours = (PlanError, DemoError, ProcessDied, FolderTakenError)
     theirs = (BrokerError, FleetError, LinkError, BlobUnavailable, DatasetError, FolderError, OSError)
     settings = DemoSettings(wanted, agents, rounds or DEFAULT_ROUNDS, max_splits, seed, size)

@@ -29,6 +29,17 @@ def load_config(path: Path, kind: type[T]) -> T:
         raise fail(str(error), 2) from error
 
 
+def check_broker(url: str) -> None:
+    """A broker's URL that cannot be used ends the command with exit code 2."""
+    from models.link.address import parse_url
+    from models.link.base import BadBrokerUrl
+
+    try:
+        parse_url(url)
+    except BadBrokerUrl as error:
+        raise fail(f"broker: {error}", 2) from error
+
+
 @contextmanager
 def failing_on(*kinds: type[Exception]) -> Iterator[None]:
     """Expected errors end the command with their message and exit 1, without a traceback."""

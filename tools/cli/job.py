@@ -169,12 +169,15 @@ def _line(status: Any) -> str:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
-    from models.link.base import LinkError
+    from models.link.base import BadBrokerUrl, LinkError
     from models.link.transfer import BlobUnavailable
+    from models.wire.topics import TopicError
     from tools.client import FleetError
 
     try:
         return asyncio.run(work)
+    except (BadBrokerUrl, TopicError) as error:
+        raise fail(str(error), 2) from error
     except (FleetError, LinkError, BlobUnavailable) as error:
         raise fail(str(error)) from error
 

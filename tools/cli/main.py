@@ -9,6 +9,21 @@ import typer
 from tools.cli import agent, aggregator, bench, data, demo, job
 from tools.cli.split import split_command
 
+#: What an optional package comes with, for those who installed less than they use.
+_EXTRAS = {
+    "sqlalchemy": "aggregator",
+    "onnx": "aggregator",
+    "onnxruntime": "agent",
+    "PIL": "agent",
+    "torch": "train",
+    "iotcore": "demo",
+    "jinja2": "demo",
+    "markupsafe": "demo",
+    "trimesh": "scenes",
+    "embreex": "scenes",
+    "psutil": "dev",
+}
+
 app = typer.Typer(
     name="mas",
     help="Train many federated tasks at once with Merge-and-Split, and see what it costs in joules.",
@@ -45,6 +60,12 @@ def run() -> None:
     """Entry point of the `mas` script."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        typer.echo(f"{error.name} is not installed; pip install 'mas-edge[{extra}]' brings it", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

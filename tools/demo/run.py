@@ -29,6 +29,8 @@ _FLEET = "demo"
 _START_S = 120.0
 _JOB_S = 6 * 3600.0
 _LOOK_S = 0.5
+#: Of models that an agent keeps; each round has a new one.
+_STORE_BYTES = 16 * 2**20
 _PACKAGES = ("mas-edge", "torch", "onnxruntime", "numpy", "paho-mqtt")
 
 
@@ -81,7 +83,9 @@ def _services(demo: Demo, url: str) -> list[tuple[str, str, list[str]]]:
         shutil.rmtree(state)  # of an earlier demo; a demo always begins with new devices
     rows = [("aggregator", _toml(broker=url, fleet=_FLEET, state_dir=str(state / "aggregator")), ["aggregator", "run"])]
     for plan in demo.agents:
-        head = _toml(id=plan.agent, fleet=_FLEET, broker=url, state_dir=str(state / plan.agent))
+        head = _toml(
+            id=plan.agent, fleet=_FLEET, broker=url, state_dir=str(state / plan.agent), max_store_bytes=_STORE_BYTES
+        )
         data = _toml(root=str(demo.data_root), train=list(plan.train), test=list(plan.test))
         trainer = _toml(threads=1, keep_warm=True)
         power = _toml(source="auto", watts_per_core=demo.watts_per_core)

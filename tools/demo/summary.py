@@ -9,6 +9,7 @@ from rich.table import Table
 
 from models.tasks import letters
 from tools.job_text import joules
+from tools.report.words import task_label
 
 Json = Mapping[str, Any]
 _SCHEME_KEYS = (
@@ -58,20 +59,30 @@ def table(summary: Json) -> Table:
     def row(name: str, cell: Callable[[Json], str], end: bool = False) -> None:
         shown.add_row(name, *(cell(values) for values in schemes.values()), end_section=end)
 
-    row("total loss, held-out", lambda values: _number(values["total_loss"]))
+    row("held-out loss", lambda values: _number(values["total_loss"]))
     for task in summary["tasks"]:
-        row(f"  {task}", lambda values, task=task: _number(values["losses"].get(task)), task == summary["tasks"][-1])  # type: ignore[misc]
+        losses = [_number(values["losses"].get(task)) for values in schemes.values()]
+        shown.add_row(f"  {task_label(task)}", *losses, end_section=task == summary["tasks"][-1])
     base_j = schemes["one-by-one"]["energy_j"]
-    row("energy of the devices", lambda values: joules(values["energy_j"], values["energy_state"]))
+    states = {values["energy_state"] for values in schemes.values()}
+    if len(states) == 1:
+        row(f"energy, {states.pop()}", lambda values: _joules(values["energy_j"]))
+    else:
+        row("energy", lambda values: joules(values["energy_j"], values["energy_state"]))
     row("  vs one-by-one", lambda values: _ratio(values["energy_j"], base_j), True)
-    row("training, all devices", lambda values: f"{values['train_s']:.0f} s")
-    row("from start to bundles", lambda values: f"{values['wall_s']:.0f} s")
-    row("sent by / to agents", lambda values: f"{values['bytes_up'] / 1e6:.1f} / {values['bytes_down'] / 1e6:.1f} MB")
+    row("training, in all", lambda values: f"{values['train_s']:.0f} s")
+    row("until deployed", lambda values: f"{values['wall_s']:.0f} s")
+    row("sent by devices", lambda values: f"{values['bytes_up'] / 1e6:.0f} MB")
+    row("sent to devices", lambda values: f"{values['bytes_down'] / 1e6:.0f} MB")
     return shown
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _joules(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} J"
 
 
 def _ratio(energy_j: float | None, base_j: float | None) -> str:

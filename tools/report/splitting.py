@@ -63,7 +63,9 @@ def reason(decision: Json) -> Markup:
     if chosen is None:
         return Markup("The partition that was trained is not among the best scores of the record.")
     decimals = words.percent_decimals([entry.score for entry in ranked]) + 1
-    said = Markup("<b>{}</b> scored {}: on average, a lookahead step on its partners lowers a task’s loss by so much.")
+    said = Markup(
+        "<b>{}</b> scored {}: the mean fall of a task’s loss after a step for its partners (below zero: a rise)."
+    )
     best = said.format(words.groups(chosen.splits), words.percent(chosen.score, decimals))
     rivals = [entry for entry in ranked if not entry.chosen]
     if not rivals:
