@@ -79,7 +79,7 @@ class AffinitySums(Part, frozen=True):
 
 
 class Capabilities(Part, frozen=True):
-    """What a device brings to a job."""
+    """What a device brings to a job. `val_samples` are pictures of its training buildings that it does not train on."""
 
     labels: tuple[str, ...]
     train_samples: Count
@@ -88,6 +88,7 @@ class Capabilities(Part, frozen=True):
     energy_state: EnergyState
     cores: Count
     memory_bytes: Count
+    val_samples: Count = 0
 
 
 # --- both ways -------------------------------------------------------------------------------------------------
@@ -143,7 +144,8 @@ class TrainReport(Message, frozen=True):
 
     `train_s`: seconds of training, affinity probes included. `bytes_up`: the update's size as it is offered, for at
     the time of the report none of it has been sent; chunks sent again are not counted. `bytes_down`: chunks of the
-    base as they arrived, repeated ones included; 0 when it was here already.
+    base as they arrived, repeated ones included; 0 when it was here already. `loss_weights`: where GradNorm has left
+    the tasks' weights, in the order's order of tasks; empty otherwise.
     """
 
     key: OrderKey
@@ -157,10 +159,11 @@ class TrainReport(Message, frozen=True):
     bytes_up: Count
     bytes_down: Count
     train_s: float
+    loss_weights: tuple[float, ...] = ()
 
 
 class EvaluateReport(Message, frozen=True):
-    """Losses of a model on the agent's held-out buildings."""
+    """Losses of a model on the pictures that the order names."""
 
     key: OrderKey
     samples: Count
@@ -197,7 +200,11 @@ class OrderFailed(Message, frozen=True):
 
 
 class TrainOrder(Message, frozen=True):
-    """Train `tasks` from `base` for one round; probe the affinity every `probe_every` batches (0: never)."""
+    """Train `tasks` from `base` for one round; probe the affinity every `probe_every` batches (0: never).
+
+    For GradNorm only, and else empty, in the order of `tasks`: `loss_weights` to start from (empty: ones) and
+    `reference_losses`, each task's mean loss at the job's beginning (empty: those of this order's first batch).
+    """
 
     key: OrderKey
     tasks: tuple[str, ...]
@@ -210,10 +217,12 @@ class TrainOrder(Message, frozen=True):
     update_dtype: Literal["fp32", "fp16"]
     max_skipped_share: float
     ttl_s: float
+    loss_weights: tuple[float, ...] = ()
+    reference_losses: tuple[float, ...] = ()
 
 
 class EvaluateOrder(Message, frozen=True):
-    """Evaluate `base` on held-out buildings."""
+    """Evaluate `base` on held-out buildings (`test`) or on the training buildings' pictures put aside (`val`)."""
 
     key: OrderKey
     tasks: tuple[str, ...]
@@ -223,6 +232,7 @@ class EvaluateOrder(Message, frozen=True):
     batch_size: int
     max_skipped_share: float
     ttl_s: float
+    side: Literal["test", "val"] = "test"
 
 
 class BundleFile(Part, frozen=True):

@@ -50,6 +50,7 @@ REF = BlobRef(SHA, 1500, 1024, (b"\x01" * 32, b"\x02" * 32))
 KEY = OrderKey("demo", "split-0", 3, "pi-1", 1, "train")
 ENERGY = (PhaseEnergy("train", 2.5, 2.0, 11.25, "measured", "ina3221", "board"),)
 LOSSES = (TaskLoss("normal", 3.5, 7), TaskLoss("edge_texture", 0.25, 7))
+AFFINITY = AffinitySums(2, ((0.0, 0.5), (-0.25, 0.0)))
 SPEC = JobSpec("demo", ("normal", "edge_texture"))
 
 #: Message, and a kind of topic it belongs to. The golden bytes of each are in test_wire_table.json.
@@ -58,19 +59,24 @@ ROWS: tuple[tuple[Message, Kind], ...] = (
     (BlobAck(SHA), "reports"),
     (Chunk(SHA, 1, b"\x00\xffdata"), "download"),
     (
-        Presence("pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32)),
+        Presence(
+            "pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32, 2)
+        ),
         "presence",
     ),
     (Progress(KEY, "train", 3, 10, 4.5, "estimated"), "reports"),
     (
-        TrainReport(KEY, REF, 7, LOSSES, AffinitySums(2, ((0.0, 0.5), (-0.25, 0.0))), ("a.png",), 1, ENERGY, 1, 2, 2.5),
+        TrainReport(KEY, REF, 7, LOSSES, AFFINITY, ("a.png",), 1, ENERGY, 1, 2, 2.5, (0.75, 1.25)),
         "reports",
     ),
     (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20), "reports"),
     (DeployReport(KEY, SHA, 1e-6, 12.5, ENERGY, 10, 20), "reports"),
     (OrderFailed(KEY, "out of memory", True, ENERGY), "reports"),
-    (TrainOrder(KEY, ("normal",), "pi", 64, REF, 5, TrainSettings(), 10, "fp16", 0.1, 600.0), "orders"),
-    (EvaluateOrder(KEY, ("normal",), "pi", 64, REF, 16, 0.1, 600.0), "orders"),
+    (
+        TrainOrder(KEY, ("normal",), "pi", 64, REF, 5, TrainSettings(), 10, "fp16", 0.1, 600.0, (1.0,), (0.5,)),
+        "orders",
+    ),
+    (EvaluateOrder(KEY, ("normal",), "pi", 64, REF, 16, 0.1, 600.0, "val"), "orders"),
     (DeployOrder(KEY, REF, (BundleFile("model.onnx", REF),), 600.0), "orders"),
     (CancelOrder(KEY), "orders"),
     (Refused("update holds NaN", KEY), "orders"),
