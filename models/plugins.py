@@ -1,6 +1,6 @@
 """Things by name that other packages may add to: tasks, networks, datasets, schemes. No torch.
 
-A package adds to a registry with an entry point of the registry's group (PyPA entry points specification). Its module is
+A package adds to a registry with an entry point of its group (PyPA, entry points specification). Its module is
 imported at the first use of the registry, not before: a command that needs no network pays for none.
 """
 
