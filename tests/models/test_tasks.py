@@ -71,6 +71,6 @@ def test_batches_keep_their_shape_and_channels_their_own_normalisation() -> None
 def test_what_the_losses_and_the_flip_need_to_know() -> None:
     assert TASKS["segment_semantic"].is_classes
     assert TASKS["segment_semantic"].channels == 18
-    assert {name for name, spec in TASKS.items() if spec.rotate} == {"depth_zbuffer", "normal"}
+    assert {name for name, spec in TASKS.items() if spec.rotate} == {"depth_zbuffer", "normal", "edge_occlusion"}
     assert TASKS["normal"].flip_negates == (0,)
     assert all(spec.domain == name for name, spec in TASKS.items())
