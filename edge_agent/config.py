@@ -16,12 +16,14 @@ Positive = Annotated[float, Meta(gt=0)]
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the labelled pictures are, and which buildings of them this device may train on or evaluate on.
 
-    Without `train`, every building the dataset does not name as a test building; without `test`, none.
+    Without `train`, every building the dataset does not name as a test building; without `test`, none. `format` is
+    "taskonomy" or the name of a format that an installed package reads (entry points of `mas_edge.datasets`).
     """
 
     root: str
     train: tuple[str, ...] | None = None
     test: tuple[str, ...] = ()
+    format: str = "taskonomy"
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -82,6 +82,7 @@ class Daemon:
             test_buildings=inventory.test,
             threads=config.trainer.threads or os.cpu_count() or 1,
             cache_bytes=config.trainer.cache_bytes,
+            data_format=config.data.format,
         )
         self._trainer = TrainerProcess(config.trainer, setup, cpu)
         self._worker = Worker(self._store, self._fetch, self._trainer, self._ledger, self._state_dir, self._tell)

@@ -35,6 +35,7 @@ class Setup(_Said, frozen=True):
     test_buildings: tuple[str, ...]
     threads: int
     cache_bytes: int
+    data_format: str = "taskonomy"
 
 
 class Work(_Said, frozen=True):
