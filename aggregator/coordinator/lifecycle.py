@@ -16,7 +16,7 @@ from aggregator.coordinator.messages import export_action, prepare_action
 from aggregator.coordinator.state import Job, Split
 from aggregator.coordinator.turn import Turn
 from aggregator.schemes import find_scheme
-from aggregator.schemes.base import SplitPlan, Stage
+from aggregator.schemes.base import Results, SplitPlan, Stage
 from models.wire.job import JobSpec
 
 TRAINING = ("merging", "training", "continuing")
@@ -29,7 +29,7 @@ def submit(turn: Turn, job_id: str, spec: JobSpec) -> None:
     if faults:
         end(turn, job_id, "failed", "; ".join(faults))
         return
-    stage = find_scheme(spec.scheme).first(spec)
+    stage = find_scheme(spec.scheme).first(spec, ())
     if any(plan.probe_rounds for plan in stage.splits):
         affinity = empty_affinity(next(plan.tasks for plan in stage.splits if plan.probe_rounds))
         turn.put_job(msgspec.structs.replace(turn.state.jobs[job_id], affinity=affinity))
@@ -134,7 +134,7 @@ def _progress(turn: Turn, job_id: str) -> str:
 def _decide(turn: Turn, job_id: str) -> None:
     job = turn.state.jobs[job_id]
     try:
-        stage = find_scheme(job.spec.scheme).following(job.spec, job.stage, job.affinity)
+        stage = find_scheme(job.spec.scheme).following(job.spec, (), job.stage, Results(job.affinity))
     except ValueError as error:
         end(turn, job_id, "failed", f"the tasks could not be split: {error}")
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from aggregator.affinity import AffinityTotal
-from aggregator.schemes.base import SplitPlan, Stage
+import msgspec
+
+from aggregator.schemes.base import NoOptions, Results, SplitPlan, Stage
 from models.wire.job import JobSpec
 
 
@@ -11,16 +12,17 @@ class AllInOne:
     """A single split, "merged"."""
 
     name = "all-in-one"
+    options: type[msgspec.Struct] = NoOptions
 
     def faults(self, spec: JobSpec) -> list[str]:
         """Nothing is asked of the spec."""
         return []
 
-    def first(self, spec: JobSpec) -> Stage:
+    def first(self, spec: JobSpec, agents: tuple[str, ...]) -> Stage:
         """All rounds for all tasks together."""
         return Stage("training", (SplitPlan("merged", spec.tasks, 0, spec.rounds - 1),))
 
-    def following(self, spec: JobSpec, stage: int, affinity: AffinityTotal | None) -> Stage | None:
+    def following(self, spec: JobSpec, agents: tuple[str, ...], stage: int, results: Results) -> Stage | None:
         """Nothing follows."""
         return None
 

@@ -5,8 +5,10 @@ The groups start from the merged weights and train the rounds that remain.
 
 from __future__ import annotations
 
-from aggregator.affinity import AffinityTotal, mean_affinity
-from aggregator.schemes.base import Decision, SplitPlan, Stage
+import msgspec
+
+from aggregator.affinity import mean_affinity
+from aggregator.schemes.base import Decision, NoOptions, Results, SplitPlan, Stage
 from aggregator.splitting import MAX_TASKS, ranked, split_tasks
 from models.wire.job import JobSpec
 
@@ -18,6 +20,7 @@ class MergeAndSplit:
     """A split "merged", then "split-0" and so on."""
 
     name = "mas"
+    options: type[msgspec.Struct] = NoOptions
 
     def faults(self, spec: JobSpec) -> list[str]:
         """The merge phase must leave rounds for the splits, and the tasks must be few enough to split exactly."""
@@ -28,16 +31,17 @@ class MergeAndSplit:
             faults.append(f"{len(spec.tasks)} tasks are given; at most {MAX_TASKS} can be split exactly")
         return faults
 
-    def first(self, spec: JobSpec) -> Stage:
+    def first(self, spec: JobSpec, agents: tuple[str, ...]) -> Stage:
         """The merge phase; only rounds whose affinity decides are probed."""
         probed = min(spec.affinity_rounds, spec.merge_rounds)
         merged = SplitPlan("merged", spec.tasks, 0, spec.merge_rounds - 1, probe_rounds=probed)
         return Stage("merging", (merged,))
 
-    def following(self, spec: JobSpec, stage: int, affinity: AffinityTotal | None) -> Stage | None:
+    def following(self, spec: JobSpec, agents: tuple[str, ...], stage: int, results: Results) -> Stage | None:
         """After the merge phase the best split by measured affinity; then nothing."""
         if stage > 0:
             return None
+        affinity = results.affinity
         if affinity is None:
             raise ValueError("no affinity was measured")
         matrix = mean_affinity(affinity)

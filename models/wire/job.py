@@ -12,9 +12,17 @@ NonNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
 
+#: One of a scheme's own settings.
+Option = bool | int | float | str | list[str]
+
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Local training, the same on every device (defaults: those of MAS, but for the batch size)."""
+    """Local training, the same on every device (defaults: those of MAS, but for the batch size).
+
+    `prox_mu` is FedProx's mu, the pull towards the round's first weights (Li et al., MLSys 2020; 0: none).
+    `loss_weighting`: the tasks' losses are summed, or weighted by GradNorm (Chen et al., ICML 2018) with its `alpha`
+    and the step `gradnorm_lr` of the weights. The schemes `fedprox` and `gradnorm` set them.
+    """
 
     epochs: Count = 1
     batch_size: Count = 16
@@ -22,6 +30,10 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     momentum: Share = 0.9
     weight_decay: NonNegative = 1e-4
     flips: bool = True
+    prox_mu: NonNegative = 0.0
+    loss_weighting: Literal["sum", "gradnorm"] = "sum"
+    gradnorm_alpha: NonNegative = 1.5
+    gradnorm_lr: NonNegative = 0.025
 
 
 class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,9 +41,10 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `rounds` is R, the rounds each task sees in all; `merge_rounds` is R0; `probe_every` is rho in batches;
     affinities of the first `affinity_rounds` rounds decide the split into at most `max_splits` groups.
-    The learning rate of round r is `train.lr * (1 - r / rounds) ** lr_power`, over the whole job: it does not
-    restart at a split. A round closes at `clients_per_round` reports, or at `deadline_s` with at least
-    `quorum` of them; below quorum it is tried again with other agents, `max_attempts` times.
+    The learning rate of round r is `train.lr * (1 - r / rounds) ** lr_power`, over the whole job; with `lr_restarts`
+    it begins anew at the split, over the rounds that remain. `options` are the scheme's own settings: the scheme names
+    them, gives their defaults and checks them. A round closes at `clients_per_round` reports, or at `deadline_s` with
+    at least `quorum` of them; below quorum it is tried again with other agents, `max_attempts` times.
     """
 
     name: Name
@@ -53,4 +66,6 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eval_every: Count = 5
     max_skipped_share: Share = 0.1
     update_dtype: Literal["fp32", "fp16"] = "fp32"
+    lr_restarts: bool = False
+    options: dict[str, Option] = {}
     train: TrainSettings = TrainSettings()
