@@ -55,12 +55,13 @@ class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClientData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One client's buildings and how many pictures they hold."""
+    """One client's buildings, and how many pictures it trains on, keeps for validation, and tests on."""
 
     agent: str
     train_buildings: tuple[str, ...]
     test_buildings: tuple[str, ...]
     train_images: int
+    val_images: int
     test_images: int
 
 

@@ -1,0 +1,174 @@
+"""The experiment's folder: who may write to it, what of it is done, and what a changed file means for that.
+
+<out>/experiment.toml     the file as it was last run
+<out>/.mas-experiment     held (flock) by the runner and its children, with the runner's process id
+<out>/runs/<row>-seed<k>/ plan.json, predicted.json, run.json, run.log
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+from tools.experiment.plan import RunPlan
+from tools.experiment.run_record import RUN_FILE, Run, RunRecordError, read_run, run_folder, write_run
+
+_MARK = ".mas-experiment"
+SPEC_COPY = "experiment.toml"
+REPLACED_FILE = "run.replaced.json"
+#: What one run's record takes at most, as far as anybody has seen, and what is kept free beside them all.
+RUN_BYTES = 8 * 2**20
+SPARE_BYTES = 64 * 2**20
+#: How long children of a runner that was killed may need to notice it.
+_ORPHANS_S = 20.0
+_LOOK_S = 0.05
+
+Standing = Literal["done", "to do", "changed"]
+
+
+class FolderTakenError(Exception):
+    """A folder that this experiment must not use; the message says why and what to do."""
+
+
+@contextmanager
+def hold_folder(out: Path, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
+    """Hold `out` for one runner; yields the lock's descriptor, which children inherit to hold it as long as they live.
+
+    Raises FolderTakenError for a folder with other things in it, or one that another runner uses; OSError.
+    """
+    if out.exists() and not out.is_dir():
+        raise FolderTakenError(f"{out} is no folder; choose another with --out")
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise FolderTakenError(f"{out} holds other things than an experiment's; choose another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / _MARK).open("a+") as mark:
+        _lock(mark, out, clock)
+        mark.truncate(0)
+        mark.write(str(os.getpid()))
+        mark.flush()
+        yield mark.fileno()
+
+
+def _lock(mark: IO[str], out: Path, clock: Callable[[], float]) -> None:
+    """Take the lock. Where its runner is gone, its children are waited for: they end once they see that."""
+    deadline = clock() + _ORPHANS_S
+    while True:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            mark.seek(0)
+            holder = mark.read().strip()
+            if _lives(holder) or clock() > deadline:
+                who = f"process {holder}" if holder else "another process"
+                raise FolderTakenError(
+                    f"{who} is running an experiment in {out}; wait for it or choose another --out"
+                ) from None
+        time.sleep(_LOOK_S)
+
+
+def _lives(holder: str) -> bool:
+    try:
+        os.kill(int(holder), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def keep_spec(out: Path, source: Path) -> None:
+    """Keep a copy of the experiment's file beside its runs, for the report. Raises OSError."""
+    partial = out / f".{SPEC_COPY}"
+    shutil.copyfile(source, partial)
+    os.replace(partial, out / SPEC_COPY)
+
+
+def standing(out: Path, plan: RunPlan) -> Standing:
+    """Whether a planned run has ended already; one that failed is to do again. Raises RunRecordError, OSError.
+
+    A run of the same work under other questions keeps its figures and is given the new ones.
+    """
+    try:
+        run = read_run(run_folder(out, plan.row, plan.seed) / RUN_FILE)
+    except FileNotFoundError:
+        return "to do"
+    if run.state == "failed":
+        return "to do"
+    if differences(run, plan):
+        return "changed"
+    if run.question_tags != plan.question_tags:
+        write_run(out, _tagged(run, plan))
+    return "done"
+
+
+def differences(run: Run, plan: RunPlan) -> list[str]:
+    """What of a run that ended is not as it is planned now, a line each."""
+    found = []
+    for name in plan.spec.__struct_fields__:
+        before, now = getattr(run.spec, name), getattr(plan.spec, name)
+        if before != now:
+            found.append(f"{name} was {before}, is {now}")
+    same = (("mode", run.mode, plan.mode), ("device", run.device, plan.device))
+    same += (("precision", run.precision, plan.precision),)
+    found += [f"{name} was {before}, is {now}" for name, before, now in same if before != now]
+    if run.data.manifest_sha256 != plan.data.manifest_sha256:
+        found.append("the dataset's manifest is another")
+    if run.data.clients != plan.data.clients:
+        found.append("the clients hold other pictures")
+    return found
+
+
+def check_changed(out: Path, plans: Sequence[RunPlan], redo: Sequence[str]) -> list[RunPlan]:
+    """The plans that are to be run; those to be done again give up their old records.
+
+    Raises FolderTakenError naming every row that ended under other settings and is not in `redo`.
+    """
+    faults: list[str] = []
+    wanted: list[RunPlan] = []
+    for plan in plans:
+        try:
+            state = standing(out, plan)
+        except RunRecordError as error:
+            faults.append(str(error))
+            continue
+        if plan.row in redo or state == "to do":
+            wanted.append(plan)
+        elif state == "changed":
+            run = read_run(run_folder(out, plan.row, plan.seed) / RUN_FILE)
+            faults.append(f"{plan.row}, seed {plan.seed}: {'; '.join(differences(run, plan))}")
+    if faults:
+        rows = dict.fromkeys(plan.row for plan in plans if any(f.startswith(f"{plan.row}, seed") for f in faults))
+        again = " ".join(f"--redo {row}" for row in rows)
+        raise FolderTakenError(
+            "\n".join(["these runs ended under other settings:"] + [f"  - {fault}" for fault in faults])
+            + f"\nrun them again with {again or '--redo ROW'} (the old records are kept as {REPLACED_FILE}), "
+            "put the file back as it was, or give another --out"
+        )
+    for plan in wanted:
+        folder = run_folder(out, plan.row, plan.seed)
+        if plan.row in redo and (folder / RUN_FILE).exists():
+            os.replace(folder / RUN_FILE, folder / REPLACED_FILE)
+    return wanted
+
+
+def space_faults(out: Path, runs: int) -> list[str]:
+    """Whether the disk has room for the records of so many runs."""
+    place = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    needed = runs * RUN_BYTES + SPARE_BYTES
+    if free >= needed:
+        return []
+    return [f"{place} has {free / 2**20:.0f} MiB free, {runs} runs may need {needed / 2**20:.0f} MiB; free some space"]
+
+
+def _tagged(run: Run, plan: RunPlan) -> Run:
+    import msgspec
+
+    return msgspec.structs.replace(run, question_tags=plan.question_tags)
