@@ -1,8 +1,11 @@
-"""Per-sample losses of dense prediction tasks, as pure functions of a `TaskSpec` (as in the experiments of MAS).
+"""Per-sample losses of the tasks, as pure functions of a `TaskSpec` (maps: as in the experiments of MAS).
 
 Every loss is one value per sample, and says which samples count, so that means over any set of samples are exact:
 the mean over a device's samples is `sum / samples`, whatever the batches were. The total loss is the plain sum of
 the tasks' batch means.
+
+A batch may lie on any device; nothing here waits for one, but the two figures that `SampleLosses` gives as Python
+numbers.
 """
 
 from __future__ import annotations
@@ -44,9 +47,9 @@ class SampleLosses:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`rgb` float32 [batch, 3, height, width] in 0..1; `targets` by task name: float32 [batch, channels, height,
-    width], or integer class ids [batch, 1, height, width]; `mask` float32 [batch, 1, height, width], 1 where depth
-    is valid.
+    """`rgb` float32 [batch, 3, height, width] in 0..1; `targets` by task name, as `TaskSpec` tabulates them: of maps
+    float32 [batch, channels, height, width] or class ids int64 [batch, 1, height, width], of vectors float32 [batch,
+    channels] or class ids int64 [batch]; `mask` float32 [batch, 1, height, width], 1 where depth is valid.
     """
 
     rgb: Tensor
@@ -58,10 +61,13 @@ class Batch:
 
 
 def sample_losses(task: TaskSpec, output: Tensor, target: Tensor, mask: Tensor | None = None) -> SampleLosses:
-    """Losses of one task for `output` [batch, channels, height, width] against `target` (see `Batch`).
+    """Losses of one task for `output` [batch, channels, height, width], or [batch, channels] of a vector, against
+    `target` (see `Batch`).
 
     `mask` is used only by masked tasks, and must then be given (ValueError).
     """
+    if task.is_vector:
+        return _vector_losses(task, output.float(), target)
     if task.is_classes:
         return _cross_entropy(output, target)
     if task.masked and mask is None:
@@ -87,11 +93,23 @@ def flip_batch(batch: Batch, mirrored: Tensor) -> Batch:
 
     Channels that name a horizontal direction (`TaskSpec.flip_negates`) change their sign in mirrored samples.
     """
+    mirrored = mirrored.to(batch.rgb.device, non_blocking=True)
     return Batch(
         rgb=_mirror(batch.rgb, mirrored),
         targets={name: _mirror_target(TASKS[name], target, mirrored) for name, target in batch.targets.items()},
         mask=None if batch.mask is None else _mirror(batch.mask, mirrored),
     )
+
+
+def _vector_losses(task: TaskSpec, output: Tensor, target: Tensor) -> SampleLosses:
+    """Losses of `output` [batch, channels]; every sample counts, for a vector has no label that is left out."""
+    if task.loss == "cross_entropy":
+        values = functional.cross_entropy(output, target.long(), reduction="none")
+    elif task.loss == "bce":
+        values = functional.binary_cross_entropy_with_logits(output, target, reduction="none").mean(1)
+    else:
+        values = (output - target).abs().mean(1)
+    return SampleLosses(values, torch.ones_like(values, dtype=torch.bool))
 
 
 def _cross_entropy(output: Tensor, target: Tensor) -> SampleLosses:
@@ -116,17 +134,23 @@ def _align(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor,
 
     The gradient of a minimum is the gradient of the smallest term, so the windows are compared without a graph.
     """
-    height, width = output.shape[-2] - 2, output.shape[-1] - 2
     interior = output[..., 1:-1, 1:-1]
     with torch.no_grad():
         fits = torch.stack([_misfit(interior, target, mask, down, right) for down, right in _SHIFTS])
-        best = [_SHIFTS[index] for index in fits.argmin(0).tolist()]
+        best = fits.argmin(0)
+        target = _windows(target, best)
+        return interior, target, None if mask is None else _windows(mask, best)
 
-        def window(maps: Tensor) -> Tensor:
-            parts = [maps[i, :, down : down + height, right : right + width] for i, (down, right) in enumerate(best)]
-            return torch.stack(parts)
 
-        return interior, window(target), None if mask is None else window(mask)
+def _windows(maps: Tensor, shift: Tensor) -> Tensor:
+    """Of each of `maps` [batch, channels, height, width] the window of its `shift` [batch] (a number of `_SHIFTS`).
+
+    The windows are views of the maps, so this copies one window of each and no more.
+    """
+    height, width = maps.shape[-2] - 2, maps.shape[-1] - 2
+    windows = maps.unfold(2, height, 1).unfold(3, width, 1)  # [batch, channels, 3, 3, height, width]
+    samples = torch.arange(len(maps), device=maps.device)
+    return windows[samples, :, shift // 3, shift % 3]
 
 
 def _misfit(interior: Tensor, target: Tensor, mask: Tensor | None, down: int, right: int) -> Tensor:
@@ -142,9 +166,12 @@ def _mirror(maps: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def _mirror_target(task: TaskSpec, target: Tensor, mirrored: Tensor) -> Tensor:
+    if task.is_vector:
+        return target  # what is said of a picture holds of its mirror image
     result = _mirror(target, mirrored)
-    if not task.flip_negates:
-        return result
-    signs = torch.ones(task.channels, dtype=target.dtype)
-    signs[list(task.flip_negates)] = -1
-    return torch.where(mirrored.view(-1, 1, 1, 1), result * signs.view(1, -1, 1, 1), result)
+    if task.flip_negates:
+        chosen = mirrored.view(-1, 1, 1)
+        for channel in task.flip_negates:
+            values = result[:, channel]
+            result[:, channel] = torch.where(chosen, -values, values)
+    return result

@@ -215,3 +215,112 @@ def test_flipping_twice_changes_nothing() -> None:
     twice = flip_batch(flip_batch(batch, torch.tensor([True, True])), torch.tensor([True, True]))
     assert_close(twice.targets["normal"], batch.targets["normal"])
     assert_close(twice.rgb, batch.rgb)
+
+
+# --- the bits of a CPU's figures: what is gathered on any device is what was picked sample by sample -----------------
+
+
+def _aligned_one_by_one(
+    output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The windows of the rotate loss, chosen with Python's own list and slices."""
+    height, width = output.shape[-2] - 2, output.shape[-1] - 2
+    shifts = [(down, right) for down in range(3) for right in range(3)]
+    interior = output[..., 1:-1, 1:-1]
+    fits = []
+    for down, right in shifts:
+        part, valid = (maps[..., down : down + height, right : right + width] for maps in (target, mask))
+        count = valid.flatten(1).sum(1)
+        loss = ((interior - part).abs() * valid).flatten(1).sum(1) / (count * output.shape[1]).clamp_min(1)
+        fits.append(loss.masked_fill(count == 0, math.inf))
+    best = [shifts[i] for i in torch.stack(fits).argmin(0).tolist()]
+
+    def windows(maps: torch.Tensor) -> torch.Tensor:
+        return torch.stack([maps[i, :, d : d + height, r : r + width] for i, (d, r) in enumerate(best)])
+
+    return interior, windows(target), windows(mask)
+
+
+@pytest.mark.parametrize("name", ["depth_zbuffer", "normal", "edge_occlusion"])
+def test_rotate_loss_has_the_bits_of_samples_aligned_one_by_one(name: str) -> None:
+    torch.manual_seed(9)
+    task = TASKS[name]
+    output = torch.randn(8, task.channels, 9, 7, requires_grad=True)
+    target, mask = torch.randn(8, task.channels, 9, 7), (torch.rand(8, 1, 9, 7) < 0.5).float()
+    mask[3] = 0
+    found = sample_losses(task, output, target, mask)
+    wanted = sample_losses(replace(task, rotate=False), *_aligned_one_by_one(output, target, mask))
+    assert torch.equal(found.values, wanted.values)
+    assert torch.equal(found.counted, wanted.counted)
+    gradients = [torch.autograd.grad(losses.mean(), output)[0] for losses in (found, wanted)]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("name", ["normal", "orientation"])
+def test_flip_has_the_bits_of_a_multiplication_with_signs(name: str) -> None:
+    torch.manual_seed(10)
+    task = TASKS[name]
+    target = torch.randn(4, task.channels, 3, 5)
+    target[:, :, 0, 0] = 0.0
+    mirrored = torch.tensor([True, False, True, True])
+    signs = torch.ones(task.channels)
+    signs[list(task.flip_negates)] = -1
+    where = mirrored.view(-1, 1, 1, 1)
+    plain = torch.where(where, target.flip(-1), target)
+    wanted = torch.where(where, plain * signs.view(1, -1, 1, 1), plain)
+    found = flip_batch(Batch(torch.zeros(4, 3, 3, 5), {name: target.clone()}), mirrored).targets[name]
+    assert torch.equal(found.view(torch.int32), wanted.view(torch.int32)), "the sign of zero is a bit too"
+
+
+def test_flip_leaves_the_batch_it_was_given() -> None:
+    target = torch.arange(12.0).view(1, 3, 2, 2)
+    batch = Batch(torch.arange(12.0).view(1, 3, 2, 2), {"normal": target})
+    flip_batch(batch, torch.tensor([True]))
+    assert target.flatten().tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_losses_and_flips_never_leave_the_device(name: str) -> None:
+    """On the meta device no value exists: whatever asks for one, or makes a tensor elsewhere, fails."""
+    task, size = TASKS[name], 6
+    shape = (4, task.channels) if task.is_vector else (4, task.channels, size, size)
+    wanted = shape if task.loss != "cross_entropy" else (4,) if task.is_vector else (4, 1, size, size)
+    dtype = torch.int64 if task.loss == "cross_entropy" else torch.float32
+    target = torch.empty(wanted, dtype=dtype, device="meta")
+    maps = [torch.empty(4, channels, size, size, device="meta") for channels in (3, 1)]
+    batch = flip_batch(Batch(maps[0], {name: target}, maps[1]), torch.tensor([True, False, True, False]))
+    losses = batch_losses([name], {name: torch.empty(shape, device="meta", dtype=torch.bfloat16)}, batch)
+    total = total_loss(losses)
+    assert (total.device.type, total.dtype, losses[name].values.shape) == ("meta", torch.float32, (4,))
+
+
+# --- vectors ---------------------------------------------------------------------------------------------------------
+
+
+def test_image_class_by_hand_ignores_no_class() -> None:
+    task = replace(TASKS["class_scene"], channels=2)
+    output = torch.tensor([[math.log(3.0), 0.0], [math.log(3.0), 0.0]])  # probabilities 3/4, 1/4
+    losses = sample_losses(task, output, torch.tensor([0, 1]))
+    assert_close(losses.values, torch.tensor([math.log(4 / 3), math.log(4.0)]))
+    assert losses.counted.tolist() == [True, True]
+
+
+def test_multi_label_by_hand_is_the_mean_over_the_classes() -> None:
+    task = replace(TASKS["class_object"], channels=2)
+    output = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]])  # probabilities 1/2, 3/4
+    losses = sample_losses(task, output, torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    expected = [(math.log(2.0) + math.log(4 / 3)) / 2, (math.log(2.0) + math.log(4.0)) / 2]
+    assert_close(losses.values, torch.tensor(expected))
+    assert losses.samples == 2
+
+
+def test_regression_by_hand() -> None:
+    losses = sample_losses(TASKS["distance"], torch.tensor([[1.5], [-1.0]]), torch.tensor([[1.0], [1.0]]))
+    assert losses.values.tolist() == [0.5, 2.0]
+    assert losses.loss_sum == 2.5
+
+
+def test_flip_leaves_what_is_said_of_a_whole_picture() -> None:
+    targets = {"class_scene": torch.tensor([3, 4]), "class_object": torch.rand(2, 18), "distance": torch.rand(2, 1)}
+    flipped = flip_batch(Batch(torch.rand(2, 3, 4, 4), targets), torch.tensor([True, False]))
+    assert all(torch.equal(flipped.targets[name], target) for name, target in targets.items())
