@@ -42,9 +42,10 @@ class MultiTaskNet(nn.Module):
             features.register_hook(self._scale_gradient)  # type: ignore[no-untyped-call]
         return features
 
-    def read(self, features: Tensor, height: int, width: int) -> dict[str, Tensor]:
-        """Outputs [batch, channels, height, width] of every head for one Z."""
-        return {name: _cropped(head(features), height, width).contiguous() for name, head in self.heads.items()}
+    def read(self, features: Tensor | Mapping[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
+        """Outputs [batch, channels, height, width] of every head for one Z, or for a view of Z of its own by task."""
+        seen = {name: features if isinstance(features, Tensor) else features[name] for name in self.heads}
+        return {name: _cropped(head(seen[name]), height, width).contiguous() for name, head in self.heads.items()}
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
         """Outputs by task name, at the picture's size."""
