@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from aggregator.averaging import RunningAverage
-from aggregator.coordinator.actions import Accumulate, Average, Export, PrepareModel
+from aggregator.coordinator.actions import Accumulate, Average, Export, ExportSplit, PrepareModel
 from aggregator.coordinator.events import SplitBundle
 from aggregator.coordinator.state import Contribution
 from models.state import check_like, split_state
@@ -28,6 +28,7 @@ from models.wire.tensors import FloatArray, decode_tensors, encode_tensors
 
 T = TypeVar("T")
 _MANIFEST = "manifest.json"
+_SERVED = "served.blob"
 
 
 class EffectError(Exception):
@@ -102,14 +103,14 @@ class Effects:
         return await self._in_thread(work)
 
     async def export(self, action: Export, version: str) -> tuple[SplitBundle, ...]:
-        """One bundle a split: weights, ONNX, reference and manifest, each a blob."""
+        """One bundle a split, with the heads it serves: weights, ONNX, reference and manifest, each a blob."""
         bundles = []
         for split in action.splits:
-            request = {
+            request: dict[str, object] = {
                 "job": action.job,
                 "split": split.split,
                 "scheme": action.spec.scheme,
-                "tasks": list(split.tasks),
+                "tasks": list(split.serves),
                 "network": action.spec.network,
                 "size": action.spec.size,
                 "state": str(self._store.path(split.model.sha256)),
@@ -120,6 +121,10 @@ class Effects:
                 "version": version,
             }
             with tempfile.TemporaryDirectory(prefix="mas-export-") as folder:
+                if split.serves != split.tasks:
+                    served = Path(folder) / _SERVED
+                    await self._in_thread(lambda s=split, to=served: self._keep_served(s, to))  # type: ignore[misc]
+                    request["state"] = str(served)
                 await _child("bundle", request, Path(folder))
                 bundles.append(await self._in_thread(lambda f=folder, s=split: self._bundle(s.split, Path(f))))  # type: ignore[misc]
         return tuple(bundles)
@@ -153,8 +158,11 @@ class Effects:
         self._store.put_file(path)
         return make_ref(path)
 
+    def _keep_served(self, split: ExportSplit, path: Path) -> None:
+        path.write_bytes(encode_tensors(split_state(self._load(split.model.sha256), split.serves)))
+
     def _bundle(self, split: str, folder: Path) -> SplitBundle:
-        names = sorted(path.name for path in folder.iterdir() if path.name not in (_MANIFEST, "request.json"))
+        names = sorted(path.name for path in folder.iterdir() if path.name not in (_MANIFEST, _SERVED, "request.json"))
         files = tuple(BundleFile(name, self._adopt(folder / name)) for name in names)
         return SplitBundle(split, self._adopt(folder / _MANIFEST), files)
 

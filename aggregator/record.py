@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -25,7 +26,11 @@ class AgentRecord(msgspec.Struct, frozen=True):
 
 
 class SplitRecord(msgspec.Struct, frozen=True):
-    """One split; rounds `first_round .. last_round` (included). `final` splits are those that are deployed."""
+    """One split; rounds `first_round .. last_round` (included). `final` splits are those that are deployed.
+
+    `serves`: the tasks it is deployed for, none if it is not; `agents`: those that train it (None: everyone);
+    `lr_from`: the round its learning rate's schedule began at.
+    """
 
     split: str
     tasks: tuple[str, ...]
@@ -35,6 +40,9 @@ class SplitRecord(msgspec.Struct, frozen=True):
     final: bool
     model_sha256: str
     rounds: tuple[RoundRecord, ...]
+    serves: tuple[str, ...] = ()
+    agents: tuple[str, ...] | None = None
+    lr_from: int = 0
 
 
 class AffinityRecord(msgspec.Struct, frozen=True):
@@ -118,7 +126,7 @@ class Record(msgspec.Struct, frozen=True):
 def job_record(state: State, job_id: str, now_s: float) -> Record:
     """The record of a job as it stands; one that is not yet ended has lasted until `now_s`."""
     job = state.jobs[job_id]
-    final = {split.split for split in job.final_splits} if _splits_are_final(job) else set()
+    final = {split.split for split in job.served_splits} if _splits_are_final(job) else set()
     losses = final_losses(job)
     energy = total_energy_of(job)
     return Record(
@@ -175,11 +183,18 @@ def job_status(state: State, job_id: str, now_s: float) -> JobStatus:
 
 
 def final_losses(job: Job) -> dict[str, float]:
-    """Held-out means of the deployed models by task, in the job's order; empty until they are all evaluated."""
-    if not _splits_are_final(job) or any(not split.history for split in job.final_splits):
+    """Held-out means of the deployed models by task, in the job's order; empty until they are all evaluated.
+
+    A task that several splits serve has the mean of their losses.
+    """
+    if not _splits_are_final(job) or any(not split.history for split in job.served_splits):
         return {}
-    found = {task: loss for split in job.final_splits for task, loss in split.history[-1].test_losses.items()}
-    return {task: found[task] for task in job.spec.tasks if task in found}
+    losses = {}
+    for task in job.spec.tasks:
+        serving = [split.history[-1].test_losses for split in job.served_splits if task in split.serves]
+        if serving and all(task in means for means in serving):
+            losses[task] = math.fsum(means[task] for means in serving) / len(serving)
+    return losses
 
 
 def latest_losses(job: Job) -> dict[str, float]:
@@ -213,8 +228,8 @@ def _with_unanswered(job: Job, summary: EnergySummary) -> EnergySummary:
 
 
 def _splits_are_final(job: Job) -> bool:
-    """Whether the present stage is the last: the rounds of its splits end the job."""
-    splits = job.final_splits
+    """Whether the splits that serve are those that will be deployed: their rounds end the job."""
+    splits = job.served_splits
     return bool(splits) and all(split.last_round == job.spec.rounds - 1 for split in splits)
 
 
@@ -242,6 +257,9 @@ def _split(split: Split, final: bool) -> SplitRecord:
         final=final,
         model_sha256=split.model_sha256,
         rounds=split.history,
+        serves=split.serves,
+        agents=split.agents,
+        lr_from=split.lr_from,
     )
 
 

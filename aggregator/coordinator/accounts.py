@@ -8,11 +8,12 @@ from collections.abc import Iterable
 import msgspec
 
 from aggregator.affinity import affinity_faults
-from aggregator.coordinator.fleet import open_order
-from aggregator.coordinator.messages import probe_every
+from aggregator.coordinator.fleet import open_order, samples_for
+from aggregator.coordinator.messages import probe_every, settings_of
 from aggregator.coordinator.state import Job, LossSum, Split, State
 from aggregator.coordinator.turn import Turn
 from models.energy import EnergyTotal, add_energy
+from models.wire.job import TrainSettings
 from models.wire.messages import (
     DeployReport,
     EvaluateReport,
@@ -79,7 +80,11 @@ def loss_faults(losses: tuple[TaskLoss, ...], tasks: tuple[str, ...], most: int)
 
 def train_faults(job: Job, split: Split, report: TrainReport) -> list[str]:
     """Everything in a train report that cannot be used; empty when all can."""
-    has, settings, every = job.agents[report.key.agent].train_samples, job.spec.train, probe_every(job, split)
+    has, settings, every = (
+        job.agents[report.key.agent].train_samples,
+        settings_of(job, split, split.round),
+        probe_every(job, split),
+    )
     faults = loss_faults(report.losses, split.tasks, has * settings.epochs) + energy_faults(report.energy)
     faults += _sample_faults(report.samples, has, "training")
     if not (math.isfinite(report.train_s) and report.train_s >= 0):
@@ -90,14 +95,25 @@ def train_faults(job: Job, split: Split, report: TrainReport) -> list[str]:
         probed = math.ceil(batches / every)
         if report.affinity.batches > probed:
             faults.append(f"affinity of {report.affinity.batches} batches, the order has {probed} to probe at most")
-    return faults
+    return faults + _weight_faults(report, settings, len(split.tasks))
+
+
+def _weight_faults(report: TrainReport, settings: TrainSettings, tasks: int) -> list[str]:
+    """GradNorm's weights are averaged and sent on, so that one bad figure would spoil every later round."""
+    expected = tasks if settings.loss_weighting == "gradnorm" else 0
+    if len(report.loss_weights) != expected:
+        return [f"{len(report.loss_weights)} loss weights, expected {expected}"]
+    if not all(math.isfinite(weight) and weight >= 0 for weight in report.loss_weights):
+        return ["loss weights must be finite and not below zero"]
+    return []
 
 
 def evaluate_faults(job: Job, split: Split, report: EvaluateReport) -> list[str]:
     """Everything in an evaluate report that cannot be used; empty when all can."""
-    has = job.agents[report.key.agent].test_samples
+    side = next(each.side for each in split.evaluations if each.round == report.key.round)
+    has = samples_for(job.agents[report.key.agent], side)
     faults = loss_faults(report.losses, split.tasks, has) + energy_faults(report.energy)
-    return faults + _sample_faults(report.samples, has, "held-out")
+    return faults + _sample_faults(report.samples, has, {"test": "held-out", "val": "validation"}[side])
 
 
 def _sample_faults(samples: int, has: int, which: str) -> list[str]:

@@ -75,10 +75,14 @@ class Average(Action, frozen=True):
 
 
 class ExportSplit(msgspec.Struct, frozen=True):
-    """A trained split to make a bundle of; `lineage` are the splits it descends from, oldest first."""
+    """A trained split to make a bundle of, with the heads of `serves` only.
+
+    `lineage` are the splits it descends from, oldest first; `test_losses` those of the tasks it serves.
+    """
 
     split: str
     tasks: tuple[str, ...]
+    serves: tuple[str, ...]
     model: BlobRef
     lineage: tuple[str, ...]
     rounds: int

@@ -1,4 +1,7 @@
-"""Bundles on their way to the agents: every final split to every agent that is online, and to those that come later."""
+"""Bundles on their way to the agents: every split that serves, to every agent online and to those that come later.
+
+A split that only some agents train goes to them alone.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def deploy_key(job: Job, split: str, agent: str, attempt: int) -> OrderKey:
 
 def deploy_to(turn: Turn, job_id: str, agent: str) -> None:
     """Order whatever bundle of the job `agent` lacks and has not been tried with too often."""
-    for split in turn.state.jobs[job_id].final_splits:
+    for split in turn.state.jobs[job_id].served_splits:
+        if split.agents is not None and agent not in split.agents:
+            continue
         job = turn.state.jobs[job_id]
         before = job.deployments.get(place(agent, split.split))
         if split.bundle is None or (before and before.state != "failed"):
@@ -59,7 +64,7 @@ def progress(turn: Turn, job_id: str) -> bool:
     """Order what is lacking on agents not yet tried; True once at least one was and none is outstanding."""
     job = turn.state.jobs[job_id]
     for name, agent in turn.state.agents.items():
-        known = any(place(name, split.split) in job.deployments for split in job.final_splits)
+        known = any(place(name, split.split) in job.deployments for split in job.served_splits)
         if agent.online and not known:
             deploy_to(turn, job_id, name)
     deployments = turn.state.jobs[job_id].deployments.values()

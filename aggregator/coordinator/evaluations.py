@@ -1,4 +1,4 @@
-"""Evaluations of a split's models on the agents' held-out buildings.
+"""Evaluations of a split's models on the agents' held-out buildings, and on validation points where a scheme asks.
 
 Those of a split's last round are repeated until a quorum of the asked has answered, because the job waits for them;
 the others take what comes and hold nobody up.
@@ -21,9 +21,12 @@ def due(job: Job, split: Split, round_index: int) -> bool:
 
 
 def begin(split: Split, round_index: int, model: BlobRef) -> Split:
-    """The split with an evaluation of this model to come."""
-    evaluation = Evaluation(round_index, model, final=round_index == split.last_round)
-    return msgspec.structs.replace(split, evaluations=(*split.evaluations, evaluation))
+    """The split with the evaluations of this model to come."""
+    last = round_index == split.last_round
+    found = [Evaluation(round_index, model, final=last)]
+    if last and split.validate:
+        found.append(Evaluation(round_index + 1, model, final=True, side="val"))
+    return msgspec.structs.replace(split, evaluations=(*split.evaluations, *found))
 
 
 def progress(turn: Turn, job_id: str, split_id: str) -> str:
@@ -53,7 +56,7 @@ def _progress(turn: Turn, job_id: str, split_id: str, evaluation: Evaluation) ->
 
 def _start(turn: Turn, job: Job, split: Split, evaluation: Evaluation) -> str:
     refusing = barred(split, "evaluate")
-    fit = [name for name in able(turn.state, split.tasks, "evaluate") if name not in evaluation.reported]
+    fit = [name for name in able(turn.state, split.tasks, evaluation.side) if name not in evaluation.reported]
     candidates = [name for name in fit if name not in refusing]
     if not candidates:
         if fit:
@@ -61,8 +64,8 @@ def _start(turn: Turn, job: Job, split: Split, evaluation: Evaluation) -> str:
             return _give_up(turn, job, split, evaluation, said)
         if not evaluation.final:
             _finish(turn, job.job, split, evaluation)
-        elif split.waiting != _LACKING:
-            turn.put_split(job.job, msgspec.structs.replace(split, waiting=_LACKING))
+        elif split.waiting != _LACKING[evaluation.side]:
+            turn.put_split(job.job, msgspec.structs.replace(split, waiting=_LACKING[evaluation.side]))
         return ""
     asked = tuple(dict.fromkeys((*evaluation.asked, *candidates)))
     started = msgspec.structs.replace(evaluation, started=True, open=tuple(candidates), asked=asked)
@@ -72,11 +75,14 @@ def _start(turn: Turn, job: Job, split: Split, evaluation: Evaluation) -> str:
     return ""
 
 
-_LACKING = "no agent with held-out buildings for it is online"
+_LACKING = {
+    "test": "no agent with held-out buildings for it is online",
+    "val": "no agent with validation pictures for it is online",
+}
 
 
 def _give_up(turn: Turn, job: Job, split: Split, evaluation: Evaluation, why: str) -> str:
-    if split.stage == job.stage and evaluation.final:
+    if job.awaits(split) and evaluation.final:
         # Means of fewer agents than the quorum are no result; who was lost belongs into the record all the same.
         _finish(turn, job.job, split, msgspec.structs.replace(evaluation, losses={}, reported=(), samples=0))
         return f"split {split.split} could not be evaluated by enough agents: {why}"
@@ -91,13 +97,16 @@ def _put(turn: Turn, job_id: str, split: Split, evaluation: Evaluation) -> None:
 
 def _finish(turn: Turn, job_id: str, split: Split, evaluation: Evaluation) -> None:
     history = tuple(
-        _with_evaluation(done, evaluation) if done.round == evaluation.round else done for done in split.history
+        _with_evaluation(done, evaluation) if done.round == evaluation.made_by else done for done in split.history
     )
     evaluations = tuple(e for e in split.evaluations if e.round != evaluation.round)
     turn.put_split(job_id, msgspec.structs.replace(split, history=history, evaluations=evaluations, waiting=""))
 
 
 def _with_evaluation(done: RoundRecord, evaluation: Evaluation) -> RoundRecord:
+    if evaluation.side == "val":
+        dropped = (*done.dropped, *evaluation.dropped)
+        return msgspec.structs.replace(done, val_losses=mean_losses(evaluation.losses), dropped=dropped)
     return msgspec.structs.replace(
         done,
         test_losses=mean_losses(evaluation.losses),

@@ -13,7 +13,7 @@ from aggregator.coordinator.seeds import selection_rank
 from aggregator.coordinator.state import Agent, Job, Order, Split, State
 from aggregator.coordinator.turn import Turn
 from models.tasks import DEPTH_DOMAIN, INPUT_DOMAIN, TASKS
-from models.wire.messages import OrderKey
+from models.wire.messages import Capabilities, OrderKey
 
 #: An agent that failed so often in a row is chosen only when the others do not suffice.
 STRIKES_TO_BENCH = 3
@@ -28,15 +28,21 @@ def labels_needed(tasks: Collection[str]) -> frozenset[str]:
     return frozenset(needed - {INPUT_DOMAIN})
 
 
-def able(state: State, tasks: Collection[str], kind: str) -> list[str]:
-    """Online agents with the labels and samples for an order of `kind` ("train" or "evaluate"), sorted."""
+def samples_for(has: Capabilities, use: str) -> int:
+    """Samples an agent has for a `use`: "train", "test" or "val"."""
+    return {"train": has.train_samples, "test": has.test_samples, "val": has.val_samples}[use]
+
+
+def able(state: State, tasks: Collection[str], use: str, among: Collection[str] | None = None) -> list[str]:
+    """Online agents (of `among`, if given) with the labels and samples to "train", "test" or "val"idate, sorted."""
     needed = labels_needed(tasks)
     return sorted(
         name
         for name, agent in state.agents.items()
         if agent.online
+        and (among is None or name in among)
         and needed <= set(agent.capabilities.labels)
-        and (agent.capabilities.train_samples if kind == "train" else agent.capabilities.test_samples) > 0
+        and samples_for(agent.capabilities, use) > 0
     )
 
 

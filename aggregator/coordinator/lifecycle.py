@@ -11,7 +11,7 @@ from aggregator.coordinator import deploys, evaluations, rounds
 from aggregator.coordinator.actions import JobEnded
 from aggregator.coordinator.check import spec_faults
 from aggregator.coordinator.events import BundlesReady, ModelReady
-from aggregator.coordinator.fleet import orders_of, take_order
+from aggregator.coordinator.fleet import able, orders_of, take_order
 from aggregator.coordinator.messages import export_action, prepare_action
 from aggregator.coordinator.state import Job, Split
 from aggregator.coordinator.turn import Turn
@@ -29,27 +29,43 @@ def submit(turn: Turn, job_id: str, spec: JobSpec) -> None:
     if faults:
         end(turn, job_id, "failed", "; ".join(faults))
         return
-    stage = find_scheme(spec.scheme).first(spec, ())
+
+
+def _begin(turn: Turn, job_id: str) -> None:
+    """Enter the first stage, once the scheme has one for the agents there are."""
+    spec = turn.state.jobs[job_id].spec
+    stage = find_scheme(spec.scheme).first(spec, _trainers(turn, spec))
+    if not stage.splits:
+        return
     if any(plan.probe_rounds for plan in stage.splits):
         affinity = empty_affinity(next(plan.tasks for plan in stage.splits if plan.probe_rounds))
         turn.put_job(msgspec.structs.replace(turn.state.jobs[job_id], affinity=affinity))
     _enter(turn, job_id, stage, 0)
 
 
+def _trainers(turn: Turn, spec: JobSpec) -> tuple[str, ...]:
+    return tuple(able(turn.state, spec.tasks, "train"))
+
+
 def _enter(turn: Turn, job_id: str, stage: Stage, number: int) -> None:
     job = turn.state.jobs[job_id]
+    before = {
+        name: msgspec.structs.replace(split, serves=stage.also_serve.get(name, ()))
+        for name, split in job.splits.items()
+    }
     splits = {plan.split: _split(turn, plan, number) for plan in stage.splits}
     turn.put_job(
         msgspec.structs.replace(
             job,
             state=stage.state,
             stage=number,
-            splits={**job.splits, **splits},
+            splits={**before, **splits},
             decision=stage.decision or job.decision,
         )
     )
     for split in splits.values():
         turn.act(prepare_action(turn.state.jobs[job_id], split))
+    _release_parents(turn, job_id)
 
 
 def _split(turn: Turn, plan: SplitPlan, stage: int) -> Split:
@@ -64,6 +80,11 @@ def _split(turn: Turn, plan: SplitPlan, stage: int) -> Split:
         phase="preparing",
         round=plan.first_round,
         effect_serial=turn.next_serial(),
+        serves=plan.tasks if plan.serves is None else plan.serves,
+        agents=plan.agents,
+        lr_from=plan.lr_from,
+        train=plan.train,
+        validate=plan.validate,
     )
 
 
@@ -93,21 +114,23 @@ def model_ready(turn: Turn, event: ModelReady) -> bool:
 
 
 def _release_parents(turn: Turn, job_id: str) -> None:
-    """Once all splits of a stage have their first model, those before it keep only the name of theirs."""
+    """Once all splits of a stage have their first model, those before it that serve nothing keep only its name."""
     job = turn.state.jobs[job_id]
-    if any(split.phase == "preparing" for split in job.final_splits):
+    if any(split.phase == "preparing" for split in job.stage_splits):
         return
     for split in job.splits.values():
-        if split.stage < job.stage and split.model is not None:
+        if split.stage < job.stage and split.model is not None and not split.serves:
             turn.put_split(job_id, msgspec.structs.replace(split, model=None))
 
 
 def advance(turn: Turn, job_id: str) -> None:
     """Take a job as far as it goes now."""
+    if turn.state.jobs[job_id].state == "submitted":
+        _begin(turn, job_id)
     job = turn.state.jobs[job_id]
     if job.state in TRAINING:
         _train(turn, job_id)
-    elif job.state == "exporting" and all(split.bundle for split in job.final_splits):
+    elif job.state == "exporting" and all(split.bundle for split in job.served_splits):
         _deploy(turn, job_id)
 
 
@@ -116,7 +139,7 @@ def _train(turn: Turn, job_id: str) -> None:
     job = turn.state.jobs[job_id]
     if fault:
         end(turn, job_id, "failed", fault)
-    elif all(split.phase == "trained" for split in job.final_splits):
+    elif all(split.phase == "trained" for split in job.stage_splits):
         _decide(turn, job_id)
 
 
@@ -133,14 +156,26 @@ def _progress(turn: Turn, job_id: str) -> str:
 
 def _decide(turn: Turn, job_id: str) -> None:
     job = turn.state.jobs[job_id]
+    if any(evaluation.side == "val" for split in job.splits.values() for evaluation in split.evaluations):
+        return
+    validated = {
+        name: split.history[-1].val_losses for name, split in job.splits.items() if split.validate and split.history
+    }
+    results = Results(job.affinity, validated)
     try:
-        stage = find_scheme(job.spec.scheme).following(job.spec, (), job.stage, Results(job.affinity))
+        stage = find_scheme(job.spec.scheme).following(job.spec, _trainers(turn, job.spec), job.stage, results)
     except ValueError as error:
         end(turn, job_id, "failed", f"the tasks could not be split: {error}")
         return
     if stage is not None:
         _enter(turn, job_id, stage, job.stage + 1)
-    elif not any(evaluation.final for split in job.final_splits for evaluation in split.evaluations):
+    elif any(
+        evaluation.final for split in job.splits.values() if job.awaits(split) for evaluation in split.evaluations
+    ):
+        return
+    elif not job.served_splits:
+        end(turn, job_id, "deployed", "")
+    else:
         turn.put_job(msgspec.structs.replace(job, state="exporting", effect_serial=turn.next_serial()))
         turn.act(export_action(turn.state.jobs[job_id]))
 
@@ -148,14 +183,14 @@ def _decide(turn: Turn, job_id: str) -> None:
 def bundles_ready(turn: Turn, event: BundlesReady) -> bool:
     """Take the bundles that were asked for; False if they were not. One lacking ends the job."""
     job = turn.state.jobs.get(event.job)
-    if job is None or job.state != "exporting" or any(split.bundle for split in job.final_splits):
+    if job is None or job.state != "exporting" or any(split.bundle for split in job.served_splits):
         return False
     bundles = {bundle.split: bundle for bundle in event.bundles}
-    lacking = [split.split for split in job.final_splits if split.split not in bundles]
+    lacking = [split.split for split in job.served_splits if split.split not in bundles]
     if lacking:
         end(turn, event.job, "failed", f"no bundle was exported for {', '.join(lacking)}")
         return True
-    for split in job.final_splits:
+    for split in job.served_splits:
         turn.put_split(event.job, msgspec.structs.replace(split, bundle=bundles[split.split]))
     return True
 
@@ -190,7 +225,7 @@ def end(turn: Turn, job_id: str, state: Literal["deployed", "failed", "cancelled
     ended = msgspec.structs.replace(job, state=state, reason=reason, finished_at=turn.now_s, splits=splits)
     turn.put_job(ended)
     turn.act(JobEnded(job_id, state))
-    if state == "deployed":
+    if state == "deployed" and job.served_splits:
         older = turn.state.newest_deployed
         turn.state = msgspec.structs.replace(turn.state, newest_deployed=job_id)
         if older:

@@ -7,6 +7,7 @@ import msgspec
 from aggregator.coordinator.actions import Average, Export, ExportSplit, PrepareModel
 from aggregator.coordinator.seeds import learning_rate, order_seed
 from aggregator.coordinator.state import Job, Split
+from models.wire.job import TrainSettings
 from models.wire.messages import BlobRef, DeployOrder, EvaluateOrder, OrderKey, TrainOrder
 
 
@@ -31,6 +32,13 @@ def probe_every(job: Job, split: Split) -> int:
     return job.spec.probe_every if split.round < split.probe_rounds else 0
 
 
+def settings_of(job: Job, split: Split, round_index: int) -> TrainSettings:
+    """How the split's round `round_index` is trained, with that round's learning rate."""
+    base = split.train if split.train is not None else job.spec.train
+    spec = msgspec.structs.replace(job.spec, train=base)
+    return msgspec.structs.replace(base, lr=learning_rate(spec, round_index, split.lr_from))
+
+
 def _train_order(job: Job, split: Split, key: OrderKey) -> TrainOrder:
     spec = job.spec
     return TrainOrder(
@@ -40,11 +48,13 @@ def _train_order(job: Job, split: Split, key: OrderKey) -> TrainOrder:
         size=spec.size,
         base=model_of(job, split),
         seed=order_seed(spec, split.split, key.round, key.agent),
-        settings=msgspec.structs.replace(spec.train, lr=learning_rate(spec, key.round)),
+        settings=settings_of(job, split, key.round),
         probe_every=probe_every(job, split),
         update_dtype=spec.update_dtype,
         max_skipped_share=spec.max_skipped_share,
         ttl_s=spec.deadline_s,
+        loss_weights=split.loss_weights,
+        reference_losses=split.reference_losses,
     )
 
 
@@ -59,6 +69,7 @@ def _evaluate_order(job: Job, split: Split, key: OrderKey) -> EvaluateOrder:
         batch_size=job.spec.train.batch_size,
         max_skipped_share=job.spec.max_skipped_share,
         ttl_s=job.spec.deadline_s,
+        side=evaluation.side,
     )
 
 
@@ -94,8 +105,8 @@ def average_action(job: Job, split: Split) -> Average:
 
 
 def export_action(job: Job) -> Export:
-    """The export of all final splits."""
-    return Export(job.job, job.spec, tuple(_export_split(job, split) for split in job.final_splits))
+    """The export of all splits that serve."""
+    return Export(job.job, job.spec, tuple(_export_split(job, split) for split in job.served_splits))
 
 
 def _export_split(job: Job, split: Split) -> ExportSplit:
@@ -107,8 +118,9 @@ def _export_split(job: Job, split: Split) -> ExportSplit:
     return ExportSplit(
         split=split.split,
         tasks=split.tasks,
+        serves=split.serves,
         model=model_of(job, split),
         lineage=tuple(lineage),
         rounds=split.last_round + 1,
-        test_losses=split.history[-1].test_losses,
+        test_losses={task: split.history[-1].test_losses[task] for task in split.serves},
     )

@@ -44,7 +44,7 @@ def expires_at(state: State, order: Order) -> float | None:
 def _effects(job: Job) -> list[tuple[int, AnyAction]]:
     """Outstanding effects of a job with their serials; running sums come first, since nothing waits for them."""
     effects: list[tuple[int, AnyAction]] = []
-    if job.state == "exporting" and not all(split.bundle for split in job.final_splits):
+    if job.state == "exporting" and not all(split.bundle for split in job.served_splits):
         effects.append((job.effect_serial, export_action(job)))
     for split in job.splits.values() if not job.ended else ():
         if split.phase == "preparing":

@@ -12,9 +12,17 @@ from aggregator.affinity import add_affinity
 from aggregator.coordinator.accounts import add_losses, mean_losses
 from aggregator.coordinator.actions import Accumulate
 from aggregator.coordinator.fleet import able, barred, open_order, queue_order, quorum, ranked, take_order
-from aggregator.coordinator.messages import average_action, model_of, probe_every
-from aggregator.coordinator.seeds import learning_rate
-from aggregator.coordinator.state import Barred, Contribution, DroppedAgent, Job, Round, RoundRecord, Split
+from aggregator.coordinator.messages import average_action, model_of, probe_every, settings_of
+from aggregator.coordinator.state import (
+    AgentAffinity,
+    Barred,
+    Contribution,
+    DroppedAgent,
+    Job,
+    Round,
+    RoundRecord,
+    Split,
+)
 from aggregator.coordinator.turn import Turn
 from models.wire.messages import OrderKey, TrainReport
 
@@ -28,7 +36,7 @@ def progress(turn: Turn, job_id: str, split_id: str) -> str:
         current = split.current or Round(split.round, turn.now_s)
         if not current.started:
             return _start(turn, job, split, current)
-        enough = len(current.contributions) >= quorum(job, job.spec.clients_per_round)
+        enough = len(current.contributions) >= quorum(job, clients(job, split))
         if enough and (not current.open or _deadline_passed(turn, job, split, current)):
             _close(turn, job_id, split_id)
             return ""
@@ -40,18 +48,24 @@ def progress(turn: Turn, job_id: str, split_id: str) -> str:
         turn.put_split(job_id, msgspec.structs.replace(split, current=again))
 
 
+def clients(job: Job, split: Split) -> int:
+    """K, the clients of one round; no more than may train the split."""
+    most = job.spec.clients_per_round
+    return most if split.agents is None else min(most, len(split.agents))
+
+
 def _start(turn: Turn, job: Job, split: Split, current: Round) -> str:
-    needed = quorum(job, job.spec.clients_per_round)
+    needed = quorum(job, clients(job, split))
     have = {contribution.agent for contribution in current.contributions}
     refusing = barred(split, "train")
-    fit = [name for name in able(turn.state, split.tasks, "train") if name not in have]
+    fit = [name for name in able(turn.state, split.tasks, "train", split.agents) if name not in have]
     candidates = [name for name in fit if name not in refusing]
     if len(candidates) + len(have) < needed:
         if len(fit) + len(have) >= needed:
             return _all_refuse(split, refusing)
         _wait(turn, job, split, f"{needed} agents with training data for it are needed, {len(fit) + len(have)} online")
         return ""
-    chosen = ranked(turn.state, job, split, current.attempt, candidates)[: job.spec.clients_per_round - len(have)]
+    chosen = ranked(turn.state, job, split, current.attempt, candidates)[: clients(job, split) - len(have)]
     current = msgspec.structs.replace(
         current,
         started=True,
@@ -80,7 +94,7 @@ def _all_refuse(split: Split, refusing: dict[str, str]) -> str:
 
 
 def _gave_up(job: Job, split: Split, current: Round) -> str:
-    needed = quorum(job, job.spec.clients_per_round)
+    needed = quorum(job, clients(job, split))
     last = "; ".join(f"{entry.agent}: {entry.reason}" for entry in current.dropped[-5:])
     return (
         f"round {current.round} of split {split.split} has {len(current.contributions)} of at least {needed} updates "
@@ -125,14 +139,19 @@ def reported(turn: Turn, report: TrainReport) -> None:
         return
     contribution = Contribution(key.agent, report.update.sha256, report.samples)
     index = len(current.contributions)
+    affinities = current.affinities
     if probe_every(job, split) and report.affinity is not None and job.affinity is not None:
         affinity = add_affinity(job.affinity, report.affinity, key.round)
         turn.put_job(msgspec.structs.replace(job, affinity=affinity))
+        affinities = (*affinities, AgentAffinity(key.agent, report.affinity.batches, report.affinity.sums))
+    weights = tuple(weight * report.samples for weight in report.loss_weights)
     current = msgspec.structs.replace(
         current,
         open=tuple(name for name in current.open if name != key.agent),
         contributions=(*current.contributions, contribution),
         losses=add_losses(current.losses, report.losses),
+        weights=tuple(map(sum, zip(current.weights, weights, strict=True))) if current.weights else weights,
+        affinities=affinities,
     )
     turn.put_split(key.job, msgspec.structs.replace(split, current=current))
     turn.act(Accumulate(key.job, key.split, key.round, index, model_of(job, split), contribution))
@@ -156,7 +175,7 @@ def _replace(turn: Turn, key: OrderKey) -> None:
     current = split.current
     assert current is not None
     unusable = {*current.tried, *barred(split, "train")}
-    spare = [name for name in able(turn.state, split.tasks, "train") if name not in unusable]
+    spare = [name for name in able(turn.state, split.tasks, "train", split.agents) if name not in unusable]
     if not spare:
         return
     name = ranked(turn.state, job, split, current.attempt, spare)[0]
@@ -166,16 +185,29 @@ def _replace(turn: Turn, key: OrderKey) -> None:
 
 
 def averaged(turn: Turn, job: Job, split: Split, current: Round) -> Split:
-    """The split with its averaged round moved into the history."""
+    """The split with its averaged round moved into the history, and what its next orders take along.
+
+    GradNorm's weights are averaged like the model, by samples; its reference losses are the first round's.
+    """
+    samples = sum(c.samples for c in current.contributions)
+    train_losses = mean_losses(current.losses)
+    weights = tuple(weight / samples for weight in current.weights)
+    references = split.reference_losses
+    if weights and not references and set(train_losses) == set(split.tasks):
+        references = tuple(train_losses[task] for task in split.tasks)
     done = RoundRecord(
         round=current.round,
         attempt=current.attempt,
         agents=tuple(c.agent for c in current.contributions),
-        samples=sum(c.samples for c in current.contributions),
-        lr=learning_rate(job.spec, current.round),
-        train_losses=mean_losses(current.losses),
+        samples=samples,
+        lr=settings_of(job, split, current.round).lr,
+        train_losses=train_losses,
         test_losses={},
         wall_s=turn.now_s - current.started_at,
         dropped=current.dropped,
+        loss_weights=dict(zip(split.tasks, weights, strict=True)) if weights else {},
+        affinities=current.affinities,
     )
-    return msgspec.structs.replace(split, current=None, history=(*split.history, done))
+    return msgspec.structs.replace(
+        split, current=None, history=(*split.history, done), loss_weights=weights, reference_losses=references
+    )

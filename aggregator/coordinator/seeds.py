@@ -25,6 +25,7 @@ def selection_rank(spec: JobSpec, split: str, round_index: int, attempt: int, ag
     return digest("select", spec.seed, split, round_index, attempt, agent)
 
 
-def learning_rate(spec: JobSpec, round_index: int) -> float:
-    """lr of a round by the polynomial schedule over the whole job; it does not restart at a split."""
-    return float(spec.train.lr * (1.0 - round_index / spec.rounds) ** spec.lr_power)
+def learning_rate(spec: JobSpec, round_index: int, lr_from: int = 0) -> float:
+    """lr of a round by the polynomial schedule over the rounds `lr_from .. spec.rounds - 1`."""
+    passed = (round_index - lr_from) / (spec.rounds - lr_from)
+    return float(spec.train.lr * (1.0 - passed) ** spec.lr_power)

@@ -12,11 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from aggregator.affinity import AffinityTotal
+from aggregator.affinity import AffinityTotal, Matrix
 from aggregator.coordinator.events import SplitBundle
 from aggregator.schemes.base import Decision
 from models.energy import EnergyTotal
-from models.wire.job import JobSpec
+from models.wire.job import JobSpec, TrainSettings
 from models.wire.messages import BlobRef, Capabilities, JobState, OrderKey
 
 SplitPhase = Literal["preparing", "training", "averaging", "trained"]
@@ -73,12 +73,21 @@ class Contribution(msgspec.Struct, frozen=True):
     samples: int
 
 
+class AgentAffinity(msgspec.Struct, frozen=True):
+    """One client's affinity of one round: sums `[source, target]` over its `batches` probed batches."""
+
+    agent: str
+    batches: int
+    sums: Matrix
+
+
 class Round(msgspec.Struct, frozen=True):
     """A round under way. `open` are the agents whose order is queued or sent; `tried` all that were ever ordered.
 
     Received updates stay when a further attempt is made: the base is the same and nobody who contributed is asked
     again, so each counts once. `started` is False until the present attempt's orders exist.
     `deadline_at` is `deadline_s` after the last chosen agent's order was sent; replacements do not move it.
+    `weights` are the reports' loss weights times their samples, summed; empty where GradNorm does not weight them.
     `rejected` are updates that came and do not count: they go when the round does, not at once, because an agent that
     trains again from the same seed makes the same bytes.
     """
@@ -91,13 +100,20 @@ class Round(msgspec.Struct, frozen=True):
     tried: tuple[str, ...] = ()
     contributions: tuple[Contribution, ...] = ()
     losses: dict[str, LossSum] = {}
+    weights: tuple[float, ...] = ()
+    affinities: tuple[AgentAffinity, ...] = ()
     dropped: tuple[DroppedAgent, ...] = ()
     rejected: tuple[str, ...] = ()
     deadline_at: float | None = None
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """An evaluation under way of the model that round `round` made. `final`: the job waits for it."""
+    """An evaluation under way of the model that round `made_by` made. `final`: the job waits for it.
+
+    `round` is the number in its orders. An order's key has no room for the side, so that of an evaluation on validation
+    points is one more than its model's: a number that no test evaluation of the split has, for only the last model is
+    validated.
+    """
 
     round: int
     model: BlobRef
@@ -111,13 +127,21 @@ class Evaluation(msgspec.Struct, frozen=True):
     samples: int = 0
     dropped: tuple[DroppedAgent, ...] = ()
     last_fault: str = ""
+    side: Literal["test", "val"] = "test"
+
+    @property
+    def made_by(self) -> int:
+        """The round whose model is evaluated."""
+        return self.round - (self.side == "val")
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
     """A closed round as the record shows it. Losses are means over samples, by task.
 
     `test_losses` are of the `test_samples` held-out samples of `test_agents`; all three are empty where the round's
-    model was not evaluated. Agents that were lost in its evaluation are among `dropped`, with a reason that says so.
+    model was not evaluated. `val_losses` are of validation points, after the last round of a split whose scheme asks.
+    `loss_weights` are the means over samples that GradNorm left, by task; `affinities` each client's of a probed round.
+    Agents that were lost in its evaluation are among `dropped`, with a reason that says so.
     """
 
     round: int
@@ -131,6 +155,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     dropped: tuple[DroppedAgent, ...]
     test_agents: tuple[str, ...] = ()
     test_samples: int = 0
+    loss_weights: dict[str, float] = {}
+    val_losses: dict[str, float] = {}
+    affinities: tuple[AgentAffinity, ...] = ()
 
 
 class Barred(msgspec.Struct, frozen=True):
@@ -144,6 +171,8 @@ class Barred(msgspec.Struct, frozen=True):
 class Split(msgspec.Struct, frozen=True):
     """One split of a job. `model` is the base of round `round`, kept only while something needs it.
 
+    `serves`, `agents`, `lr_from`, `train` and `validate` are those of its plan; `serves` is emptied when a further
+    stage takes over. `loss_weights` and `reference_losses` go with the next order where GradNorm weights the losses.
     `effect_serial` orders the pending prepare or average among the sendings; `waiting` says what is lacking.
     """
 
@@ -165,6 +194,13 @@ class Split(msgspec.Struct, frozen=True):
     barred: tuple[Barred, ...] = ()
     bundle: SplitBundle | None = None
     waiting: str = ""
+    serves: tuple[str, ...] = ()
+    agents: tuple[str, ...] | None = None
+    lr_from: int = 0
+    train: TrainSettings | None = None
+    validate: bool = False
+    loss_weights: tuple[float, ...] = ()
+    reference_losses: tuple[float, ...] = ()
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -220,9 +256,18 @@ class Job(msgspec.Struct, frozen=True):
         return self.state in ENDED
 
     @property
-    def final_splits(self) -> tuple[Split, ...]:
-        """The splits of the present stage; once the job is trained, those that are deployed."""
+    def stage_splits(self) -> tuple[Split, ...]:
+        """The splits of the present stage."""
         return tuple(split for split in self.splits.values() if split.stage == self.stage)
+
+    @property
+    def served_splits(self) -> tuple[Split, ...]:
+        """The splits that serve a task as things stand; once the job is trained, those that are deployed."""
+        return tuple(split for split in self.splits.values() if split.serves)
+
+    def awaits(self, split: Split) -> bool:
+        """Whether the job cannot end well before this split's last model is evaluated."""
+        return split.stage == self.stage or bool(split.serves)
 
 
 class State(msgspec.Struct, frozen=True):

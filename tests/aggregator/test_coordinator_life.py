@@ -95,7 +95,7 @@ def test_the_last_evaluation_is_repeated_and_then_fails_the_job() -> None:
 
 def test_a_bundle_of_each_split_goes_to_every_agent_and_to_late_ones() -> None:
     lab = Lab().fleet(3).submit().run()
-    splits = [split.split for split in lab.job().final_splits]
+    splits = [split.split for split in lab.job().served_splits]
     everywhere = {(agent, split) for agent in ("a0", "a1", "a2", "t0") for split in splits}
     assert {(bundle.agent, bundle.split) for bundle in lab.record().bundles} == everywhere
     lab.seen("z9")
@@ -184,8 +184,8 @@ def test_a_cancelled_job_leaves_nothing_outstanding() -> None:
 
 def test_a_finished_job_keeps_only_its_bundles() -> None:
     lab = Lab().fleet(4).submit().run()
-    kept = {split.bundle.manifest.sha256 for split in lab.job().final_splits if split.bundle}
-    kept |= {file.blob.sha256 for split in lab.job().final_splits if split.bundle for file in split.bundle.files}
+    kept = {split.bundle.manifest.sha256 for split in lab.job().served_splits if split.bundle}
+    kept |= {file.blob.sha256 for split in lab.job().served_splits if split.bundle for file in split.bundle.files}
     assert set(lab.store) == kept
 
 
