@@ -1,5 +1,8 @@
 """Networks by name, and how one is built so that its parts can be merged and split freely (torch).
 
+Other packages add networks through entry points of the group `mas_edge.networks`: the entry point's name is the
+network's, and it loads to a `NetworkParts`.
+
 A part's initial values depend only on the seed and on which part it is: the encoder of a seed is the same whatever the
 tasks, and a task's head the same whatever its company. Merging and splitting models are thus plain dict operations.
 """
@@ -10,15 +13,20 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from models.networks.multitask import MultiTaskNet
+from models.networks.pi import FEATURES as PI_FEATURES
 from models.networks.pi import STRIDE as PI_STRIDE
 from models.networks.pi import PiEncoder, PiHead
 from models.networks.state import export_state, load_state
+from models.networks.vector import VectorHead
+from models.networks.xception import FEATURES as XCEPTION_FEATURES
+from models.networks.xception import HALF, QUAD, SMALL, Widths, XceptionEncoder, XceptionHead
+from models.networks.xception import STRIDE as XCEPTION_STRIDE
+from models.plugins import Registry
 from models.tasks import TASKS
 
 __all__ = [
@@ -38,15 +46,40 @@ class UnknownNetworkError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class NetworkParts:
-    """How to make a network's parts: `encoder()`, `head(channels)`; input sides are padded to multiples of `stride`."""
+    """How to make a network's parts; input sides are padded to multiples of `stride`.
+
+    `encoder()`; for a task of so many channels `head(channels)`, which gives maps, or `vector_head(channels)`, which
+    gives vectors (None: the network has no such head, and refuses tasks of the whole picture).
+    """
 
     encoder: Callable[[], nn.Module]
     head: Callable[[int], nn.Module]
     stride: int
+    vector_head: Callable[[int], nn.Module] | None = None
 
 
-#: Networks by name. To try another, pass `networks={**NETWORKS, "mine": NetworkParts(...)}` to `build_network`.
-NETWORKS: Mapping[str, NetworkParts] = MappingProxyType({"pi": NetworkParts(PiEncoder, PiHead, PI_STRIDE)})
+def _xception(widths: Widths) -> NetworkParts:
+    vectors = partial(VectorHead, XCEPTION_FEATURES)
+    return NetworkParts(partial(XceptionEncoder, widths), XceptionHead, XCEPTION_STRIDE, vectors)
+
+
+def _plugin(name: str, loaded: object) -> dict[str, NetworkParts]:
+    if not isinstance(loaded, NetworkParts):
+        raise TypeError(f"it loads to {type(loaded).__name__}; a network is a models.networks.NetworkParts")
+    return {name: loaded}
+
+
+#: Networks by name: those built in, and those of installed packages.
+NETWORKS: Registry[NetworkParts] = Registry(
+    "mas_edge.networks",
+    {
+        "pi": NetworkParts(PiEncoder, PiHead, PI_STRIDE, partial(VectorHead, PI_FEATURES)),
+        "xception-small": _xception(SMALL),
+        "xception-half": _xception(HALF),
+        "xception-quad": _xception(QUAD),
+    },
+    _plugin,
+)
 
 
 def build_network(
@@ -54,7 +87,7 @@ def build_network(
 ) -> MultiTaskNet:
     """Freshly initialised network `name`, one head per task, for pictures of `size` x `size` (at least its stride).
 
-    torch's random state is left as it was. Raises UnknownNetworkError, or ValueError for an unknown task or size.
+    torch's random state is left as it was. Raises UnknownNetworkError, or ValueError for a task or size it cannot have.
     """
     if name not in networks:
         raise UnknownNetworkError(f"unknown network {name!r}; known are {', '.join(sorted(networks))}")
@@ -65,10 +98,20 @@ def build_network(
     if size < parts.stride:
         raise ValueError(f"network {name} needs pictures of at least {parts.stride} pixels, not {size}")
     encoder = _seeded(parts.encoder, seed, "encoder")
-    heads = {task: _seeded(partial(parts.head, TASKS[task].channels), seed, task) for task in tasks}
+    makers = {task: _head(name, parts, task) for task in tasks}
+    heads = {task: _seeded(make, seed, task) for task, make in makers.items()}
     network = MultiTaskNet(encoder, heads, parts.stride)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     return network
+
+
+def _head(name: str, parts: NetworkParts, task: str) -> Callable[[], nn.Module]:
+    spec = TASKS[task]
+    if not spec.is_vector:
+        return partial(parts.head, spec.channels)
+    if parts.vector_head is None:
+        raise ValueError(f"network {name} has no head for {task}, which is of the whole picture; give it a vector_head")
+    return partial(parts.vector_head, spec.channels)
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int, part: str) -> nn.Module:

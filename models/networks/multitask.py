@@ -1,4 +1,4 @@
-"""A network for several dense tasks: one shared encoder and one head per task, as MAS merges tasks."""
+"""A network for several tasks: one shared encoder and one head per task, as MAS merges tasks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_VECTOR_DIMENSIONS = 2
+
 
 class MultiTaskNet(nn.Module):
-    """`encoder`: picture [batch, 3, height, width] in 0..1 -> shared representation Z; `heads[task]`: Z -> its map.
+    """`encoder`: picture [batch, 3, height, width] in 0..1 -> shared representation Z; `heads[task]`: Z -> its map,
+    or its vector of the whole picture.
 
     Height and width may be anything: pictures are padded by repeating their border up to a multiple of `stride`, and
-    outputs cropped back. With n tasks the encoder's gradient is scaled by 1/sqrt(n), as in MAS. The scaling sits
+    maps cropped back. With n tasks the encoder's gradient is scaled by 1/sqrt(n), as in MAS. The scaling sits
     on the gradient of Z, not on each parameter: backward is linear, so it reaches every encoder parameter, costs one
     multiplication of one tensor, and holds for whoever differentiates through the network, the probe included.
     """
@@ -48,7 +51,7 @@ class MultiTaskNet(nn.Module):
         return {name: _cropped(head(seen[name]), height, width).contiguous() for name, head in self.heads.items()}
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Outputs by task name, at the picture's size."""
+        """Outputs by task name, maps at the picture's size."""
         return self.read(self.represent(rgb), int(rgb.shape[-2]), int(rgb.shape[-1]))
 
     def _scale_gradient(self, gradient: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ class MultiTaskNet(nn.Module):
 
 
 def _cropped(maps: Tensor, height: int, width: int) -> Tensor:
-    """Without the padding; maps that have none are left as they are, which keeps exported graphs short."""
-    if (int(maps.shape[-2]), int(maps.shape[-1])) == (height, width):
+    """Without the padding; vectors and maps that have none are left as they are, which keeps exported graphs short."""
+    if maps.ndim == _VECTOR_DIMENSIONS or (int(maps.shape[-2]), int(maps.shape[-1])) == (height, width):
         return maps
     return maps[..., :height, :width]
