@@ -51,7 +51,7 @@ QUAD = Widths((48, 96), (192, 384, 1024), 480)
 
 
 class XceptionEncoder(nn.Module):
-    """Picture [batch, 3, height, width] in 0..1, sides multiples of STRIDE -> Z [batch, FEATURES, height/16, width/16]."""
+    """Picture [batch, 3, height, width] in 0..1, sides multiples of 16 -> [batch, FEATURES, height/16, width/16]."""
 
     def __init__(self, widths: Widths = SMALL) -> None:
         super().__init__()
