@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_agent.trainer.probe import AffinityMeter, lookahead
+from edge_agent.trainer.execution import Execution
+from edge_agent.trainer.failures import TrainingError
+from edge_agent.trainer.meters import AffinityMeter, DivergenceWatch, LossMeter
+from edge_agent.trainer.objective import GradNorm, Pull
+from edge_agent.trainer.passes import Pass, forward
+from edge_agent.trainer.probe import lookahead
 from edge_agent.trainer.protocol import WorkPhase
 from edge_agent.trainer.spans import SpanRecorder
-from models.losses import Batch, SampleLosses, batch_losses, flip_batch, total_loss
+from models.losses import Batch, batch_losses, flip_batch, total_loss
 from models.networks import MultiTaskNet
 from models.wire.job import TrainSettings
-from models.wire.messages import TaskLoss
+from models.wire.messages import AffinitySums, TaskLoss
 
 #: BatchNorm cannot normalise over one sample at the coarsest level without throwing away what it shows.
 MIN_BATCH = 2
-
-
-class TrainingError(RuntimeError):
-    """Local training that cannot go on; `final` when repeating it would end the same way."""
-
-    def __init__(self, reason: str, *, final: bool) -> None:
-        super().__init__(reason)
-        self.final = final
+#: Batches between two looks at the losses where a look makes the host wait for the device.
+LOOK_EVERY = 50
 
 
 class Samples(Protocol):
@@ -39,24 +37,6 @@ class Samples(Protocol):
 
     def load(self, indices: Sequence[int]) -> Batch:
         """These samples; broken ones are left out of the batch and remembered as faults."""
-
-
-@dataclass(slots=True)
-class LossMeter:
-    """Sums of per-sample losses by task."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, losses: dict[str, SampleLosses]) -> None:
-        """Add one batch."""
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss.loss_sum
-            self.counts[name] = self.counts.get(name, 0) + loss.samples
-
-    def result(self, tasks: Sequence[str]) -> tuple[TaskLoss, ...]:
-        """One entry per task, in the order of `tasks`."""
-        return tuple(TaskLoss(name, self.sums.get(name, 0.0), self.counts.get(name, 0)) for name in tasks)
 
 
 def batch_indices(order: npt.NDArray[np.int64], batch_size: int) -> list[list[int]]:
@@ -72,7 +52,54 @@ class Trained:
     """What one run of local training measured; the weights are in the network."""
 
     losses: tuple[TaskLoss, ...]
-    affinity: AffinityMeter
+    affinity: AffinitySums | None
+    loss_weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """The network, what it is trained towards, and the optimizer that takes it there."""
+
+    network: MultiTaskNet
+    optimizer: torch.optim.SGD
+    weighting: GradNorm | None
+    pull: Pull | None
+    watch: DivergenceWatch
+    execution: Execution
+
+    def backward(self, batch: Batch, number: int, *, keep: bool) -> Pass:
+        """The batch's pass, and its gradients in `.grad`; FedProx's is not among them yet."""
+        weighting = self.weighting
+        self.optimizer.zero_grad()
+        done = forward(self.network, batch, self.execution, keep=keep or weighting is not None)
+        self.check(self.watch.faults(done.means), number)
+        total = total_loss(done.losses) if weighting is None else weighting.total(done.means)
+        total.backward(retain_graph=keep or weighting is not None)  # type: ignore[no-untyped-call]
+        return done
+
+    def probe(self, batch: Batch, done: Pass) -> torch.Tensor:
+        """Affinities [source, target] between a pass and its step."""
+        weights = None if self.weighting is None else self.weighting.weights
+        return lookahead(self.network, self.optimizer, batch, done, self.execution, weights=weights, pull=self.pull)
+
+    def step(self, done: Pass) -> None:
+        """Take the step of a pass."""
+        if self.weighting is not None:
+            self.weighting.update(done)
+        if self.pull is not None:
+            self.pull.add()
+        self.optimizer.step()
+
+    def check(self, faults: Sequence[str], number: int) -> None:
+        """Raises TrainingError when losses of tasks have not been finite."""
+        if faults:
+            when = "at" if self.watch.every == 1 else "by"
+            raise TrainingError(
+                f"training diverged: the loss of {', '.join(faults)} is not finite {when} batch {number}; "
+                f"try less than lr {self.optimizer.param_groups[0]['lr']:g}",
+                final=True,
+                diverged=True,
+            )
 
 
 def train(
@@ -83,32 +110,42 @@ def train(
     meter: AffinityMeter,
     spans: SpanRecorder,
     step: Callable[[WorkPhase, int, int], None],
+    execution: Execution | None = None,
+    weighting: GradNorm | None = None,
 ) -> Trained:
-    """Train `network` in place with SGD for `settings.epochs`; everything random comes from `seed`.
+    """Train `network` in place with SGD for `settings.epochs`; batches and flips come from `seed`.
 
+    The losses told are those of the tasks, without weights and without FedProx's term.
     Raises TrainingError when there are fewer than two samples or a loss is not finite.
     """
+    execution = execution or Execution()
     if len(samples) < MIN_BATCH:
         raise TrainingError(f"{len(samples)} usable samples are not enough to train on; add data", final=True)
-    network.train()
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    losses = LossMeter()
+    learner, losses = _learner(network, settings, execution, weighting), LossMeter()
     plan = list(_plan(len(samples), settings, np.random.default_rng(seed)))
-    for done, (indices, mirrored) in enumerate(plan):
+    for number, (indices, mirrored) in enumerate(plan):
+        probed = meter.due(number)
         with spans.phase("train"):
-            batch = samples.load(indices)
+            batch = execution.moved(samples.load(indices))
             if len(batch) < MIN_BATCH:
                 continue
             batch = flip_batch(batch, torch.from_numpy(mirrored[: len(batch)]))
-        if meter.due(done):
+            done = learner.backward(batch, number, keep=probed)
+            if probed:
+                execution.settle()
+        if probed:
             with spans.phase("affinity"):
-                meter.add(lookahead(network, optimizer, batch, meter.tasks))
+                meter.add(learner.probe(batch, done))
+                execution.settle()
         with spans.phase("train"):
-            losses.add(_update(network, optimizer, batch, done, settings.lr))
-        step("train", done + 1, len(plan))
-    return Trained(losses.result(network.tasks), meter)
+            learner.step(done)
+            losses.add(done.losses)
+            del done
+        step("train", number + 1, len(plan))
+    with spans.phase("train"):
+        learner.check(learner.watch.known(), len(plan) - 1)
+        weights = () if weighting is None else tuple(weighting.weights.tolist())
+        return Trained(losses.result(network.tasks), meter.result(), weights)
 
 
 def evaluate(
@@ -117,20 +154,36 @@ def evaluate(
     batch_size: int,
     spans: SpanRecorder,
     step: Callable[[WorkPhase, int, int], None],
+    execution: Execution | None = None,
 ) -> tuple[TaskLoss, ...]:
     """Losses of `network` in evaluation mode over all samples. Raises TrainingError when there is none."""
+    execution = execution or Execution()
     if not len(samples):
         raise TrainingError("there is no sample to evaluate on; name test buildings in the configuration", final=True)
     network.eval()
     losses = LossMeter()
     batches = batch_indices(np.arange(len(samples)), batch_size)
-    for done, indices in enumerate(batches):
+    for number, indices in enumerate(batches):
         with spans.phase("evaluate"), torch.no_grad():
-            batch = samples.load(indices)
+            batch = execution.moved(samples.load(indices))
             if len(batch):
-                losses.add(batch_losses(network.tasks, network(batch.rgb), batch))
-        step("evaluate", done + 1, len(batches))
-    return losses.result(network.tasks)
+                with execution.forward():
+                    outputs = network(batch.rgb)
+                losses.add(batch_losses(network.tasks, outputs, batch))
+        step("evaluate", number + 1, len(batches))
+    with spans.phase("evaluate"):
+        return losses.result(network.tasks)
+
+
+def _learner(
+    network: MultiTaskNet, settings: TrainSettings, execution: Execution, weighting: GradNorm | None
+) -> _Learner:
+    network.train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    watch = DivergenceWatch(network.tasks, every=1 if execution.waits_are_free else LOOK_EVERY)
+    return _Learner(network, optimizer, weighting, Pull.to_here(network, settings.prox_mu), watch, execution)
 
 
 def _plan(
@@ -141,19 +194,3 @@ def _plan(
         for indices in batch_indices(random.permutation(samples), settings.batch_size):
             mirrored = random.random(len(indices)) < 0.5
             yield indices, mirrored if settings.flips else np.zeros(len(indices), dtype=np.bool_)
-
-
-def _update(
-    network: MultiTaskNet, optimizer: torch.optim.SGD, batch: Batch, done: int, lr: float
-) -> dict[str, SampleLosses]:
-    optimizer.zero_grad()
-    losses = batch_losses(network.tasks, network(batch.rgb), batch)
-    total = total_loss(losses)
-    if not math.isfinite(float(total.detach())):
-        worst = ", ".join(name for name, loss in losses.items() if not math.isfinite(loss.loss_sum))
-        raise TrainingError(
-            f"training diverged: the loss of {worst} is not finite at batch {done}; try less than lr {lr:g}", final=True
-        )
-    total.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return losses

@@ -5,119 +5,118 @@ the only loss; the heads stay. Then, on the same batch, for every target task i,
 
     affinity[j, i] = 1 - L_i(encoder after j's step, head i) / L_i(encoder now, head i).
 
-"The step that the optimizer would take" is meant literally: momentum buffers, weight decay and the network's gradient
-scaling take part. (The research code released for MAS steps by the bare gradient: its momentum is never applied.)
+"The step that the optimizer would take" is meant literally: momentum buffers, weight decay, FedProx's pull and the
+network's gradient scaling take part. (The research code released for MAS steps by the bare gradient: its momentum is
+never applied.)
 
-The probe leaves no trace. It runs the network on substituted encoder parameters and on copies of BatchNorm's
-statistics, and differentiates without touching `.grad`, so there is nothing to put back.
+The probe stands between a training step's backward and its update, and uses what these have computed: L_i(now) are the
+step's own losses, what each head sends back to the encoder is known, and the encoder's gradients of all tasks add up to
+the step's, so that one of n need not be computed. It costs n - 1 backwards through the encoder and n forwards.
+
+It leaves no trace: it runs the network on substituted encoder parameters and on copies of BatchNorm's statistics, and
+differentiates without touching `.grad`, so there is nothing to put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from edge_agent.trainer.execution import Execution
+from edge_agent.trainer.objective import Pull
+from edge_agent.trainer.passes import Pass
 from models.losses import Batch, batch_losses
 from models.networks import MultiTaskNet
-from models.wire.messages import AffinitySums
 
 _ENCODER = "encoder."
-AffinityArray = npt.NDArray[np.float64]
+_Gradients = list[Tensor | None]
 
 
 def lookahead(
-    network: MultiTaskNet, optimizer: torch.optim.SGD, batch: Batch, tasks: Sequence[str]
-) -> AffinityArray | None:
-    """Affinities [source task, target task] of one batch, the diagonal included; None when the batch does not count.
+    network: MultiTaskNet,
+    optimizer: torch.optim.SGD,
+    batch: Batch,
+    done: Pass,
+    execution: Execution,
+    *,
+    weights: Tensor | None = None,
+    pull: Pull | None = None,
+) -> Tensor:
+    """Affinities of one batch, float64 [source task, target task], the diagonal included, tasks as in the network.
 
-    A batch does not count when a loss is zero (a ratio to it means nothing) or anything is not finite. `network`
-    must be in training mode: losses are those of training, with the batch's own statistics.
+    `done` is the batch's pass with views kept; its graph must still be there, and `.grad` hold the gradient of the
+    sum of the losses times `weights` [task] (None: ones), and nothing else. Not finite where a loss is zero (a
+    ratio to it means nothing) or a figure is not finite: such a batch does not count.
     """
-    with torch.random.fork_rng(devices=[]):
-        encoder = {name: value for name, value in network.named_parameters() if name.startswith(_ENCODER)}
-        outputs = _forward(network, {}, batch)
-        losses = {name: loss.mean() for name, loss in batch_losses(tasks, outputs, batch).items()}
-        now = _values(losses)
-        if not np.isfinite(now).all() or (now == 0).any():
-            return None
-        steps = [_step(encoder, losses[source], optimizer) for source in tasks]
-        del outputs, losses
-        with torch.no_grad():
-            after = np.stack([_losses_with(network, encoder_after, batch, tasks) for encoder_after in steps])
-    affinity = 1.0 - after / now[np.newaxis, :]
-    return affinity if np.isfinite(affinity).all() else None
+    encoder = {name: value for name, value in network.named_parameters() if name.startswith(_ENCODER)}
+    after: dict[int, Tensor] = {}
+    with execution.unmoved():
+        for source, gradients in _gradients(list(encoder.values()), done, execution):
+            if weights is not None:
+                gradients = [None if each is None else each / weights[source] for each in gradients]
+            with torch.no_grad():
+                moved = _step(encoder, gradients, optimizer, pull)
+                after[source] = _losses_with(network, moved, batch, execution)
+    rows = torch.stack([after[source] for source in range(len(done.views))])
+    return 1.0 - rows / done.means.detach().double()
 
 
-@dataclass(slots=True)
-class AffinityMeter:
-    """Sums of the lookaheads of a training run: every `every`-th batch, counted over the whole job (0: never).
+def _gradients(encoder: Sequence[Tensor], done: Pass, execution: Execution) -> Iterator[tuple[int, _Gradients]]:
+    """Each task's gradient of the encoder, times the task's weight, in any order of tasks.
 
-    A device's round may be shorter than `every` batches. Counting on from `first_batch`, the batches of earlier rounds,
-    keeps the rate true and lets probes fall on every position within a round.
+    One is what the others leave of the whole: the one that sends most, as rounding then weighs least. In bfloat16
+    even that would be too coarse, so there all are computed.
     """
-
-    tasks: Sequence[str]
-    every: int
-    first_batch: int = 0
-    batches: int = 0
-    sums: AffinityArray | None = None
-
-    def due(self, batch: int) -> bool:
-        """Whether the run's `batch`-th batch (from 0) is to be probed."""
-        return self.every > 0 and (self.first_batch + batch) % self.every == 0
-
-    def add(self, affinity: AffinityArray | None) -> None:
-        """Add one lookahead; None is counted out."""
-        if affinity is not None:
-            self.sums = affinity if self.sums is None else self.sums + affinity
-            self.batches += 1
-
-    def result(self) -> AffinitySums | None:
-        """Sums [source, target] and the number of batches in them; None when no batch counts."""
-        if self.sums is None:
-            return None
-        return AffinitySums(self.batches, tuple(tuple(float(value) for value in row) for row in self.sums))
+    flows = [view.grad for view in done.views.values()]
+    if any(flow is None for flow in flows):
+        raise ValueError("the pass has no gradients of its views: make it with keep=True and run its backward")
+    left: _Gradients = [None if value.grad is None else value.grad.clone() for value in encoder]
+    last = _largest(flows) if execution.autocast is None or len(flows) == 1 else None
+    for source, flow in enumerate(flows):
+        if source == last:
+            continue
+        part: _Gradients = list(torch.autograd.grad(done.features, encoder, flow, retain_graph=True, allow_unused=True))
+        yield source, part
+        for rest, value in zip(left, part, strict=True):
+            if rest is not None and value is not None:
+                rest -= value
+    if last is not None:
+        yield last, left
 
 
-def _forward(network: MultiTaskNet, encoder: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-    """Outputs with `encoder` in place of the encoder's parameters; BatchNorm updates copies of its statistics."""
+def _largest(flows: Sequence[Tensor | None]) -> int:
+    norms = torch.stack([flow.norm() for flow in flows if flow is not None])
+    return int(norms.argmax()) if len(flows) > 1 else 0
+
+
+def _losses_with(network: MultiTaskNet, encoder: Mapping[str, Tensor], batch: Batch, execution: Execution) -> Tensor:
+    """Losses [task] with `encoder` in place of the encoder's parameters; BatchNorm updates copies of its statistics."""
     buffers = {name: value.clone() for name, value in network.named_buffers()}
-    outputs: dict[str, Tensor] = functional_call(network, {**encoder, **buffers}, (batch.rgb,))
-    return outputs
+    with execution.forward():
+        outputs: dict[str, Tensor] = functional_call(network, {**encoder, **buffers}, (batch.rgb,))
+    losses = batch_losses(network.tasks, outputs, batch)
+    return torch.stack([loss.mean() for loss in losses.values()]).double()
 
 
-def _losses_with(
-    network: MultiTaskNet, encoder: dict[str, Tensor], batch: Batch, tasks: Sequence[str]
-) -> AffinityArray:
-    losses = batch_losses(tasks, _forward(network, encoder, batch), batch)
-    return _values({name: loss.mean() for name, loss in losses.items()})
-
-
-def _values(losses: dict[str, Tensor]) -> AffinityArray:
-    return np.array([float(loss.detach().double()) for loss in losses.values()])
-
-
-def _step(encoder: Mapping[str, Tensor], loss: Tensor, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """The encoder's parameters after the step that `optimizer` would take if `loss` were the only one."""
-    gradients = torch.autograd.grad(loss, list(encoder.values()), retain_graph=True, allow_unused=True)
+def _step(
+    encoder: Mapping[str, Tensor], gradients: _Gradients, optimizer: torch.optim.SGD, pull: Pull | None
+) -> dict[str, Tensor]:
+    """The encoder's parameters after the step that `optimizer` would take with these gradients."""
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     after: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for (name, parameter), gradient in zip(encoder.items(), gradients, strict=True):
-            group = groups.get(parameter)
-            if group is None or gradient is None:
-                after[name] = parameter.detach()
-                continue
-            change = gradient + group["weight_decay"] * parameter
-            if group["momentum"]:
-                buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
-                velocity = change if buffer is None else group["momentum"] * buffer + (1 - group["dampening"]) * change
-                change = change + group["momentum"] * velocity if group["nesterov"] else velocity
-            after[name] = parameter - group["lr"] * change
+    for (name, parameter), gradient in zip(encoder.items(), gradients, strict=True):
+        group = groups.get(parameter)
+        if group is None or gradient is None:
+            after[name] = parameter.detach()
+            continue
+        change = gradient if pull is None else gradient + pull.gradient(parameter)
+        change = change + group["weight_decay"] * parameter
+        if group["momentum"]:
+            buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
+            velocity = change if buffer is None else group["momentum"] * buffer + (1 - group["dampening"]) * change
+            change = change + group["momentum"] * velocity if group["nesterov"] else velocity
+        after[name] = parameter - group["lr"] * change
     return after

@@ -67,6 +67,7 @@ class TrainDone(_Said, frozen=True):
     """A finished train order; the update lies in `Work.output`. Losses are sums over all local epochs.
 
     `train_s`: seconds of the steps, of the probes between them, and of reading the pictures that are not cached.
+    `loss_weights`: where GradNorm left the tasks' weights, in the order's order of tasks; empty without it.
     """
 
     samples: int
@@ -76,6 +77,7 @@ class TrainDone(_Said, frozen=True):
     skipped_total: int
     spans: tuple[Span, ...]
     train_s: float
+    loss_weights: tuple[float, ...] = ()
 
 
 class EvaluateDone(_Said, frozen=True):
@@ -90,11 +92,15 @@ class EvaluateDone(_Said, frozen=True):
 
 
 class WorkFailed(_Said, frozen=True):
-    """The work could not be done; `final` when trying the same order here again is of no use."""
+    """The work could not be done; `final` when trying the same order here again is of no use.
+
+    `diverged`: a loss or the update became infinite or NaN, which is for the job's settings to mend.
+    """
 
     reason: str
     final: bool
     spans: tuple[Span, ...] = ()
+    diverged: bool = False
 
 
 FromParent = Setup | Work
