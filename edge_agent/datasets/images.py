@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.datasets.layout import ENCODINGS
+from models.tasks import DEPTH_DOMAIN, TASKS
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-#: Domains whose values must not be mixed: class ids, and depth, where a mean of near and far is a place in the air.
-UNMIXED = frozenset({"segment_semantic", "depth_zbuffer"})
 _GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L", "I"})
 _MODES = {"rgb8": frozenset({"RGB"}), "grey8": frozenset({"L", "P"}), "grey16": _GREY16_MODES}
+#: A map that is the mean of three channels may as well be stored as one.
+_GREY_TOO = frozenset({"L"})
 _KIND = {"rgb8": "8-bit RGB", "grey8": "8-bit single channel", "grey16": "16-bit single channel"}
 
 
@@ -41,10 +41,12 @@ def read_image(path: Path, domain: str) -> Pixels:
     """Pixels as stored: `[H, W, 3]` uint8, or `[H, W]` uint8 / uint16. Raises ImageError for whatever is wrong."""
     from PIL import Image, UnidentifiedImageError
 
-    encoding = ENCODINGS[domain]
+    task = TASKS[domain]
+    encoding = task.encoding
+    modes = _MODES[encoding] | (_GREY_TOO if task.averaged else frozenset())
     try:
         with Image.open(path) as image:
-            if image.mode not in _MODES[encoding]:
+            if image.mode not in modes:
                 raise ImageError(SampleFault(path, f"mode {image.mode}, {domain} is {_KIND[encoding]}"))
             pixels = np.asarray(image)
     except FileNotFoundError:
@@ -53,6 +55,8 @@ def read_image(path: Path, domain: str) -> Pixels:
         raise ImageError(SampleFault(path, "not an image")) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(SampleFault(path, f"unreadable: {error}")) from error
+    if encoding == "rgb8" and pixels.ndim == 2:
+        return np.repeat(np.asarray(pixels, np.uint8)[..., None], 3, axis=-1)
     if encoding != "grey16":
         return np.asarray(pixels, np.uint8)
     if pixels.size and not 0 <= int(pixels.min()) <= int(pixels.max()) <= 65_535:
@@ -65,7 +69,7 @@ def resize(pixels: Pixels, domain: str, size: int) -> Pixels:
     (enlarging) for everything else. Same type as given."""
     if pixels.shape[:2] == (size, size):
         return pixels
-    if domain in UNMIXED:
+    if domain == DEPTH_DOMAIN or TASKS[domain].is_classes:  # a mean of near and far is a place in the air
         rows, columns = (_nearest(length, size) for length in pixels.shape[:2])
         nearest: Pixels = pixels[rows][:, columns]
         return nearest

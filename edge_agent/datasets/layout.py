@@ -1,7 +1,8 @@
 """Where the images of a dataset lie and what their files hold (Taskonomy's layout), and our manifest beside them.
 
-`<root>/<domain>/<building>/point_<P>_view_<V>_domain_<domain>.png`; one building is one client. A dataset made by
-this project carries `mas-dataset.json`; a real Taskonomy download does not, and is read all the same.
+`<root>/<domain>/<building>/point_<P>_view_<V>_domain_<domain>.png`; one building is one client. Labels of a whole
+picture are `.json` files instead, each with one number or an array of them. A dataset made by this project carries
+`mas-dataset.json`; a real Taskonomy download does not, and is read all the same.
 """
 
 from __future__ import annotations
@@ -9,37 +10,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from models.tasks import DEPTH_DOMAIN, INPUT_DOMAIN, TASKS, Encoding
+
 MANIFEST = "mas-dataset.json"
 MANIFEST_FORMAT = 1
-RGB = "rgb"
-DEPTH = "depth_zbuffer"
-_FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)_domain_([A-Za-z0-9_]+)\.png")
+RGB = INPUT_DOMAIN
+DEPTH = DEPTH_DOMAIN
+_FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)_domain_([A-Za-z0-9_]+)\.(png|json)")
 
-#: Taskonomy's downloads name this domain's files otherwise than its folder; both spellings are read.
-_SPELT_IN_FILES = {"segment_semantic": "segmentsemantic"}
-_DOMAIN_OF_SPELLING = {spelling: domain for domain, spelling in _SPELT_IN_FILES.items()}
-
-Encoding = Literal["rgb8", "grey8", "grey16"]
-
-#: How each domain is stored. `grey8` is used for class ids.
-ENCODINGS: dict[str, Encoding] = {
-    "rgb": "rgb8",
-    "depth_zbuffer": "grey16",
-    "normal": "rgb8",
-    "segment_semantic": "grey8",
-    "keypoints2d": "grey16",
-    "edge_texture": "grey16",
-    "edge_occlusion": "grey16",
-    "reshading": "rgb8",
-    "principal_curvature": "rgb8",
-    "orientation": "rgb8",
-    "saliency": "grey16",
-}
-
+#: Taskonomy's downloads spell this domain in two ways, in names of files and of folders; both are read.
+_OTHER_SPELLING = {"segment_semantic": "segmentsemantic"}
+_DOMAIN_OF_SPELLING = {spelling: domain for domain, spelling in _OTHER_SPELLING.items()}
 
 BYTES_PER_PIXEL: dict[Encoding, int] = {"rgb8": 3, "grey8": 1, "grey16": 2}
 
@@ -111,12 +95,27 @@ def read_manifest(root: Path) -> Manifest | None:
     return manifest
 
 
+def domain_folder(root: Path, domain: str) -> Path:
+    """Folder of a domain; in the spelling that is there, ours if none is."""
+    folder = root / domain
+    if domain in _OTHER_SPELLING and not folder.exists():
+        downloaded = root / _OTHER_SPELLING[domain]
+        return downloaded if downloaded.exists() else folder
+    return folder
+
+
+def file_suffix(domain: str) -> str:
+    """`.png`, or `.json` where the domain holds labels of whole pictures."""
+    task = TASKS.get(domain)
+    return ".json" if task is not None and task.is_vector else ".png"
+
+
 def image_path(root: Path, domain: str, sample: Sample) -> Path:
     """File of one domain of one view; in the spelling that is there, ours if none is."""
-    start = f"point_{sample.point}_view_{sample.view}_domain_"
-    path = root / domain / sample.building / f"{start}{domain}.png"
-    if domain in _SPELT_IN_FILES and not path.exists():
-        downloaded = path.with_name(f"{start}{_SPELT_IN_FILES[domain]}.png")
+    start, suffix = f"point_{sample.point}_view_{sample.view}_domain_", file_suffix(domain)
+    path = domain_folder(root, domain) / sample.building / f"{start}{domain}{suffix}"
+    if domain in _OTHER_SPELLING and not path.exists():
+        downloaded = path.with_name(f"{start}{_OTHER_SPELLING[domain]}{suffix}")
         return downloaded if downloaded.exists() else path
     return path
 
@@ -124,7 +123,10 @@ def image_path(root: Path, domain: str, sample: Sample) -> Path:
 def parse_name(name: str) -> tuple[int, int, str] | None:
     """`(point, view, domain)` of a file name, None if it is not of the layout."""
     found = _FILE_NAME.fullmatch(name)
-    return (int(found[1]), int(found[2]), _DOMAIN_OF_SPELLING.get(found[3], found[3])) if found else None
+    if found is None:
+        return None
+    domain = _DOMAIN_OF_SPELLING.get(found[3], found[3])
+    return (int(found[1]), int(found[2]), domain) if file_suffix(domain) == f".{found[4]}" else None
 
 
 def list_buildings(root: Path) -> list[str]:
@@ -137,7 +139,7 @@ def list_buildings(root: Path) -> list[str]:
 
 def list_samples(root: Path, building: str, domain: str = RGB) -> list[Sample]:
     """Views of a building that have a file in `domain`, sorted; files of other names are left to the checker."""
-    folder = root / domain / building
+    folder = domain_folder(root, domain) / building
     if not folder.is_dir():
         return []
     found = (parse_name(entry.name) for entry in folder.iterdir())

@@ -197,22 +197,26 @@ def test_test_buildings_are_never_trained_or_validated_on(root: Path) -> None:
     assert {data.index[i].building for i in other.test} == {"oak"}
 
 
+def unread(sample: Sample, domain: str) -> np.ndarray:
+    raise AssertionError(f"{domain} of {sample} is read")
+
+
 @given(
     building=st.text("abcdefghij", min_size=1, max_size=6),
     points=st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True),
     views=st.integers(1, 4),
 )
 def test_views_of_a_point_stay_together(building: str, points: list[int], views: int) -> None:
-    from edge_agent.datasets.taskonomy import BuildingsDataset
+    from edge_agent.datasets import BuildingsDataset
 
     index = tuple(Sample(building, point, view) for point in points for view in range(views))
-    data = BuildingsDataset(Path(), (TASKS["rgb"],), 16, index, frozenset())
+    data = BuildingsDataset(Path(), (TASKS["rgb"],), 16, index, frozenset(), unread)
     split = data.split()
     sides = [{index[i].point for i in side} for side in (split.train, split.val, split.test)]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == set(points)
     assert sorted([*split.train, *split.val, *split.test]) == list(range(len(index)))
-    reordered = BuildingsDataset(Path(), (TASKS["rgb"],), 16, index[::-1], frozenset())
+    reordered = BuildingsDataset(Path(), (TASKS["rgb"],), 16, index[::-1], frozenset(), unread)
     assert {index[::-1][i].point for i in reordered.split().val} == sides[1]
 
 
