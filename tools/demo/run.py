@@ -25,7 +25,8 @@ from tools.demo.processes import Processes
 from tools.demo.summary import summarise, table, why
 from tools.report.page import write_report
 
-_FLEET = "demo"
+#: The name of every fleet that is started here.
+FLEET = "demo"
 _START_S = 120.0
 _JOB_S = 6 * 3600.0
 _LOOK_S = 0.5
@@ -67,28 +68,37 @@ def run_demo(demo: Demo, console: Console) -> dict[str, Any]:
 
 def _with_broker(demo: Demo, console: Console, url: str) -> dict[str, Any]:
     with Processes(demo.out / "logs") as processes:
-        for name, settings, command in _services(demo, url):
-            path = demo.out / "config" / f"{name}.toml"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(settings)
-            processes.start(name, ["tools.cli.main", *command, "--config", str(path)])
+        start_services(processes, demo.out, demo.agents, demo.data_root, demo.watts_per_core, url)
         records = asyncio.run(_jobs(demo, console, processes, url))
     return _conclude(demo, console, records)
 
 
-def _services(demo: Demo, url: str) -> list[tuple[str, str, list[str]]]:
+def start_services(
+    processes: Processes, out: Path, agents: Sequence[AgentPlan], data_root: Path, watts_per_core: float, url: str
+) -> None:
+    """Start an aggregator and the agents at the broker `url`; their settings and state go to `out`."""
+    for name, settings, command in _services(out, agents, data_root, watts_per_core, url):
+        path = out / "config" / f"{name}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(settings)
+        processes.start(name, ["tools.cli.main", *command, "--config", str(path)])
+
+
+def _services(
+    out: Path, agents: Sequence[AgentPlan], data_root: Path, watts_per_core: float, url: str
+) -> list[tuple[str, str, list[str]]]:
     """Name, settings (TOML) and sub-command of every process."""
-    state = demo.out / "state"
+    state = out / "state"
     if state.exists():
         shutil.rmtree(state)  # of an earlier demo; a demo always begins with new devices
-    rows = [("aggregator", _toml(broker=url, fleet=_FLEET, state_dir=str(state / "aggregator")), ["aggregator", "run"])]
-    for plan in demo.agents:
+    rows = [("aggregator", _toml(broker=url, fleet=FLEET, state_dir=str(state / "aggregator")), ["aggregator", "run"])]
+    for plan in agents:
         head = _toml(
-            id=plan.agent, fleet=_FLEET, broker=url, state_dir=str(state / plan.agent), max_store_bytes=_STORE_BYTES
+            id=plan.agent, fleet=FLEET, broker=url, state_dir=str(state / plan.agent), max_store_bytes=_STORE_BYTES
         )
-        data = _toml(root=str(demo.data_root), train=list(plan.train), test=list(plan.test))
+        data = _toml(root=str(data_root), train=list(plan.train), test=list(plan.test))
         trainer = _toml(threads=1, keep_warm=True)
-        power = _toml(source="auto", watts_per_core=demo.watts_per_core)
+        power = _toml(source="auto", watts_per_core=watts_per_core)
         rows.append((plan.agent, f"{head}\n[data]\n{data}\n[trainer]\n{trainer}\n[power]\n{power}", ["agent", "run"]))
     return rows
 
@@ -100,7 +110,7 @@ def _toml(**values: Any) -> str:
 
 async def _jobs(demo: Demo, console: Console, processes: Processes, url: str) -> dict[str, dict[str, Any]]:
     records = {}
-    async with FleetClient(url, _FLEET) as client:
+    async with FleetClient(url, FLEET) as client:
         topics = client.topics
         await client.watch(*topics.observer_filters())
         with Display(console, SCHEMES, len(demo.agents)) as display:

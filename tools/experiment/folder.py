@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
+import msgspec
+
 from tools.experiment.plan import RunPlan
 from tools.experiment.run_record import RUN_FILE, Run, RunRecordError, read_run, run_folder, write_run
 
@@ -115,9 +117,10 @@ def differences(run: Run, plan: RunPlan) -> list[str]:
         before, now = getattr(run.spec, name), getattr(plan.spec, name)
         if before != now:
             found.append(f"{name} was {before}, is {now}")
-    same = (("mode", run.mode, plan.mode), ("device", run.device, plan.device))
-    same += (("precision", run.precision, plan.precision),)
-    found += [f"{name} was {before}, is {now}" for name, before, now in same if before != now]
+    for name in ("mode", "device", "precision"):
+        before, now = getattr(run, name), getattr(plan, name)
+        if before != now:
+            found.append(f"{name} was {before}, is {now}")
     if run.data.manifest_sha256 != plan.data.manifest_sha256:
         found.append("the dataset's manifest is another")
     if run.data.clients != plan.data.clients:
@@ -169,6 +172,4 @@ def space_faults(out: Path, runs: int) -> list[str]:
 
 
 def _tagged(run: Run, plan: RunPlan) -> Run:
-    import msgspec
-
     return msgspec.structs.replace(run, question_tags=plan.question_tags)

@@ -18,7 +18,7 @@ from edge_agent.datasets.split import VALIDATION_SHARE, point_share
 from models.wire.job import JobSpec
 from tools.demo.plan import PACK, PlanError, deal
 from tools.experiment.run_record import ClientData, DataUsed, Mode, Predicted, Setting
-from tools.experiment.spec import DEMO_PACK, Experiment, PlannedRow
+from tools.experiment.spec import DEMO_PACK, Experiment, ExperimentSpec, PlannedRow
 
 _PACKAGES = ("mas-edge", "torch", "numpy", "msgspec")
 
@@ -59,20 +59,23 @@ def data_root(experiment: Experiment, given: Path | None) -> Path:
     return PACK if named == DEMO_PACK else Path(os.path.relpath(experiment.path.parent / named))
 
 
-def read_data(root: Path, shown: str, clients: int) -> DataUsed:
-    """The dataset at `root` dealt to clients; `shown` is how the record calls it. Raises PlanError, DatasetError."""
+def read_data(root: Path, spec: ExperimentSpec) -> DataUsed:
+    """The dataset at `root` dealt to clients. Raises PlanError, DatasetError."""
     manifest = read_manifest(root)
-    if manifest is None:
-        raise PlanError(
-            f"{root} has no {MANIFEST} that says which buildings are for testing; `mas data check` tells more"
-        )
+    if manifest is None and not (spec.train and spec.test):
+        raise PlanError(f"{root} has no {MANIFEST}; name its buildings with `train = [...]` and `test = [...]`")
+    train = spec.train or tuple(manifest.buildings.train if manifest else ())
+    test = spec.test or tuple(manifest.buildings.test if manifest else ())
+    both = [name for name in train if name in test]
+    if both:
+        raise PlanError(f"the buildings {', '.join(both)} are for training and for testing; keep them apart")
     present = set(list_buildings(root))
-    absent = [name for name in (*manifest.buildings.train, *manifest.buildings.test) if name not in present]
+    absent = [name for name in (*train, *test) if name not in present]
     if absent:
-        raise PlanError(f"{root} lacks the buildings {', '.join(absent)} that its {MANIFEST} names")
-    samples = {name: list_samples(root, name) for name in sorted(present)}
+        raise PlanError(f"{root} lacks the buildings {', '.join(absent)}; it has {', '.join(sorted(present))}")
+    samples = {name: list_samples(root, name) for name in (*train, *test)}
     kept = {name: sum(point_share(sample) < VALIDATION_SHARE for sample in found) for name, found in samples.items()}
-    dealt = deal(manifest.buildings.train, manifest.buildings.test, clients or len(manifest.buildings.train))
+    dealt = deal(train, test, spec.clients or len(train))
     held = tuple(
         ClientData(
             plan.agent,
@@ -85,8 +88,8 @@ def read_data(root: Path, shown: str, clients: int) -> DataUsed:
         for plan in dealt
     )
     return DataUsed(
-        root=shown,
-        manifest_sha256=hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest(),
+        root=DEMO_PACK if root == PACK else str(root),
+        manifest_sha256=hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest() if manifest else "",
         clients=held,
         train_images=sum(client.train_images for client in held),
         test_images=sum(client.test_images for client in held),

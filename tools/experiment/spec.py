@@ -36,7 +36,7 @@ from tools.experiment.run_record import Mode, Setting
 
 Question = Literal["Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8"]
 Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(min_length=1)]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16"]
 T = TypeVar("T", bound=msgspec.Struct)
 
 #: The dataset of the demo, by a name that needs no path.
@@ -58,7 +58,10 @@ class RowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. `clients` 0: one per training building; `jobs` runs at once, 0: one per core, `threads` each."""
+    """The file. `clients` 0: one per training building; `jobs` runs at once, 0: one per core, `threads` each.
+
+    `train` and `test` name buildings; without them the dataset's own mas-dataset.json says which are which.
+    """
 
     name: Name
     seeds: Seeds
@@ -66,6 +69,8 @@ class ExperimentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     job: dict[str, Any] = {}
     data: str = ""
     make_data: str = ""
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
     clients: Annotated[int, Meta(ge=0)] = 0
     mode: Mode = "simulate"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -96,8 +101,11 @@ class Experiment:
     rows: tuple[PlannedRow, ...]
 
 
-def load_experiment(path: Path) -> Experiment:
-    """The experiment of a file. Raises ConfigError with every fault of every row at once."""
+def load_experiment(path: Path) -> tuple[Experiment, list[str]]:
+    """The experiment of a file and everything that is wrong with its rows, which are left out of it.
+
+    Raises ConfigError where the file as a whole says too little to go on.
+    """
     spec = load_toml(path, ExperimentSpec)
     faults = [f"job.{key} is given by the rows; remove it from [job]" for key in _GIVEN_BY_ROW if key in spec.job]
     rows: list[PlannedRow] = []
@@ -112,9 +120,7 @@ def load_experiment(path: Path) -> Experiment:
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     ]
-    if faults:
-        raise ConfigError(str(path), list(dict.fromkeys(faults)))
-    return Experiment(spec, path, tuple(rows))
+    return Experiment(spec, path, tuple(rows)), faults
 
 
 def _rows(spec: ExperimentSpec, row: RowSpec, label: str, faults: list[str]) -> Iterator[PlannedRow]:
