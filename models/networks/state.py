@@ -11,21 +11,36 @@ from torch import Tensor, nn
 from models.state import FloatArray, StateError, check_like
 
 #: BatchNorm's batch counters are no weights: with a fixed momentum they change nothing, so they stay at home.
+_CPU = torch.device("cpu")
 _LOCAL_SUFFIX = "num_batches_tracked"
 
 
 def export_state(network: nn.Module) -> dict[str, FloatArray]:
-    """Parameters and BatchNorm statistics as float32 copies, in the network's order."""
-    return {name: np.array(value.numpy(), dtype=np.float32, order="C") for name, value in _travelling(network).items()}
+    """Parameters and BatchNorm statistics as float32 copies, in the network's order.
+
+    From a device's memory they come as one transfer, for each is a wait.
+    """
+    here = _travelling(network)
+    devices = {value.device for value in here.values()}
+    if devices <= {_CPU}:
+        return {name: np.array(value.numpy(), dtype=np.float32, order="C") for name, value in here.items()}
+    flat = torch.cat([value.reshape(-1).float() for value in here.values()]).cpu()
+    parts = flat.split([value.numel() for value in here.values()])
+    return {name: part.numpy().reshape(here[name].shape).copy() for name, part in zip(here, parts, strict=True)}
 
 
 def load_state(network: nn.Module, state: Mapping[str, FloatArray]) -> None:
     """Copy `state` into `network`. Raises StateError, having changed nothing, unless it fits exactly and is finite."""
-    faults = check_like(state, export_state(network))
+    here = _travelling(network)
+    # Only shapes are looked at, so nothing of the network is copied for the comparison.
+    faults = check_like(state, {name: np.broadcast_to(np.float32(0), value.shape) for name, value in here.items()})
     if faults:
         raise StateError(faults)
-    for name, value in _travelling(network).items():
-        value.copy_(torch.from_numpy(np.array(state[name])))
+    for name, value in here.items():
+        if value.device == _CPU:
+            np.copyto(value.numpy(), state[name])
+        else:
+            value.copy_(torch.from_numpy(np.array(state[name])), non_blocking=True)
 
 
 def _travelling(network: nn.Module) -> dict[str, Tensor]:
