@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models.state import FloatArray, StateError, check_like
 
-#: BatchNorm's batch counters are no weights: with a fixed momentum they change nothing, so they stay at home.
 _CPU = torch.device("cpu")
+#: BatchNorm's batch counters are no weights: with a fixed momentum they change nothing, so they stay at home.
 _LOCAL_SUFFIX = "num_batches_tracked"
 
 
@@ -25,7 +25,7 @@ def export_state(network: nn.Module) -> dict[str, FloatArray]:
     if devices <= {_CPU}:
         return {name: np.array(value.numpy(), dtype=np.float32, order="C") for name, value in here.items()}
     flat = torch.cat([value.reshape(-1).float() for value in here.values()]).cpu()
-    parts = flat.split([value.numel() for value in here.values()])
+    parts = torch.split(flat, [value.numel() for value in here.values()])
     return {name: part.numpy().reshape(here[name].shape).copy() for name, part in zip(here, parts, strict=True)}
 
 
