@@ -87,7 +87,7 @@ class Worker:
         try:
             done = await self._run(order.key, work, "train")
             if not isinstance(done, TrainDone):
-                return self._failed(order, _why(done), final=isinstance(done, WorkFailed) and done.final)
+                return self._unfinished(order, done)
             update = await _to_its_end(lambda: self._keep(output))
         finally:
             output.unlink(missing_ok=True)
@@ -103,13 +103,14 @@ class Worker:
             bytes_up=update.size_bytes,
             bytes_down=fetched_bytes,
             train_s=done.train_s,
+            loss_weights=done.loss_weights,
         )
 
     async def _evaluate(self, order: EvaluateOrder) -> Answer:
         base, fetched_bytes = await self._obtain(order.base, order.ttl_s)
         done = await self._run(order.key, Work(order=order, base=str(base), output=""), "evaluate")
         if not isinstance(done, EvaluateDone):
-            return self._failed(order, _why(done), final=isinstance(done, WorkFailed) and done.final)
+            return self._unfinished(order, done)
         return EvaluateReport(
             key=order.key,
             samples=done.samples,
@@ -156,8 +157,14 @@ class Worker:
         self._store.put_file(output)
         return ref
 
-    def _failed(self, order: Order, reason: str, final: bool = False) -> OrderFailed:
-        return OrderFailed(key=order.key, reason=reason[:1000], final=final, energy=self._ledger.take("wait"))
+    def _unfinished(self, order: Order, done: TrainDone | EvaluateDone | WorkFailed) -> OrderFailed:
+        if isinstance(done, WorkFailed):
+            return self._failed(order, done.reason, done.final, done.diverged)
+        return self._failed(order, f"the trainer answered with a {type(done).__name__}")
+
+    def _failed(self, order: Order, reason: str, final: bool = False, diverged: bool = False) -> OrderFailed:
+        energy = self._ledger.take("wait")
+        return OrderFailed(key=order.key, reason=reason[:1000], final=final, energy=energy, diverged=diverged)
 
 
 async def _to_its_end(work: Callable[[], T]) -> T:
@@ -180,10 +187,6 @@ def progress(key: OrderKey, step: Step, power_w: float | None, power_state: Ener
 
 def _windows(spans: Sequence[Span]) -> list[Window]:
     return [Window(span.phase, span.start_s, span.end_s, span.cpu_s) for span in spans]
-
-
-def _why(done: TrainDone | EvaluateDone | WorkFailed) -> str:
-    return done.reason if isinstance(done, WorkFailed) else f"the trainer answered with a {type(done).__name__}"
 
 
 def _name(key: OrderKey) -> str:

@@ -188,12 +188,16 @@ class DeployReport(Message, frozen=True):
 
 
 class OrderFailed(Message, frozen=True):
-    """The agent refuses or could not finish an order. `final` when trying again here is of no use."""
+    """The agent refuses or could not finish an order. `final` when trying again here is of no use.
+
+    `diverged`: training came to losses or weights that are not finite, which is the job's doing and not the agent's.
+    """
 
     key: OrderKey
     reason: Reason
     final: bool = False
     energy: tuple[PhaseEnergy, ...] = ()
+    diverged: bool = False
 
 
 # --- aggregator -> agent ---------------------------------------------------------------------------------------

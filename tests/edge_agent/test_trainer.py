@@ -290,6 +290,7 @@ def test_test_buildings_are_never_trained_on(home: Path) -> None:
         ({"network": "resnet"}, "unknown network 'resnet'"),
         ({"tasks": ("rgb",)}, "the base model cannot be used"),
         ({"tasks": (*TASKS, "saliency")}, "saliency"),
+        ({"settings": TrainSettings(loss_weighting="gradnorm"), "loss_weights": (1.0, 0.0)}, "one positive number"),
         ({"settings": TrainSettings(batch_size=4, lr=1e30)}, "diverged"),
     ],
 )
@@ -299,6 +300,7 @@ def test_orders_that_cannot_be_done_are_refused_for_good(home: Path, changes: di
     assert expected in failed.reason
     assert "Traceback" not in failed.reason
     assert failed.final
+    assert failed.diverged == (expected == "diverged")
 
 
 def test_a_broken_base_and_missing_data_say_so(home: Path) -> None:
@@ -326,7 +328,7 @@ def test_running_out_of_memory_is_no_final_failure(home: Path, monkeypatch: pyte
     def exhausted(*_: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("edge_agent.trainer.child.train", exhausted)
+    monkeypatch.setattr("edge_agent.trainer.local.train", exhausted)
     failed = _do(home, _train_order(home))
     assert isinstance(failed, WorkFailed)
     assert failed.reason.startswith("out of memory")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.trainer.local import TrainingError, batch_indices, evaluate, train
-from edge_agent.trainer.probe import AffinityMeter
+from edge_agent.trainer.failures import TrainingError
+from edge_agent.trainer.local import batch_indices, evaluate, train
+from edge_agent.trainer.meters import AffinityMeter
 from edge_agent.trainer.protocol import WorkPhase
 from edge_agent.trainer.spans import SpanRecorder
 from models.losses import Batch, batch_losses
@@ -59,7 +60,7 @@ def _no_step(phase: WorkPhase, done: int, total: int) -> None:
 
 def _train(samples: InMemory, settings: TrainSettings = SETTINGS, seed: int = 1, every: int = 0) -> MultiTaskNet:
     network = build_network("pi", TASKS, samples.size, seed=0)
-    train(network, samples, settings, seed, AffinityMeter(TASKS, every), SpanRecorder(), _no_step)
+    train(network, samples, settings, seed, AffinityMeter(every), SpanRecorder(), _no_step)
     return network
 
 
@@ -105,7 +106,7 @@ def test_training_lowers_the_loss_it_reports() -> None:
     settings = TrainSettings(epochs=1, batch_size=4, lr=0.05)
     means = []
     for seed in range(16):
-        trained = train(network, samples, settings, seed, AffinityMeter(TASKS, 0), spans, _no_step)
+        trained = train(network, samples, settings, seed, AffinityMeter(0), spans, _no_step)
         means.append(trained.losses[-1].loss_sum / trained.losses[-1].samples)
         assert [(loss.task, loss.samples) for loss in trained.losses] == [(name, 8) for name in TASKS]
     assert means[-1] < 0.8 * means[0]
@@ -120,16 +121,17 @@ def test_broken_samples_are_left_out_and_not_counted() -> None:
     samples = InMemory(8, broken=(2, 5))
     network = build_network("pi", TASKS, 32, seed=0)
     settings = TrainSettings(epochs=1, batch_size=4, lr=0.05)
-    trained = train(network, samples, settings, 1, AffinityMeter(TASKS, 0), SpanRecorder(), _no_step)
+    trained = train(network, samples, settings, 1, AffinityMeter(0), SpanRecorder(), _no_step)
     assert [loss.samples for loss in trained.losses] == [6, 6, 6]
 
 
 def test_steps_and_spans_tell_how_it_went() -> None:
     said: list[tuple[WorkPhase, int, int]] = []
     samples, spans, network = InMemory(8), SpanRecorder(), build_network("pi", TASKS, 32, seed=0)
-    meter = AffinityMeter(TASKS, every=3)
+    meter = AffinityMeter(every=3)
     trained = train(network, samples, SETTINGS, 1, meter, spans, lambda *step: said.append(step))
     assert said == [("train", i + 1, 4) for i in range(4)]
+    assert trained.affinity is not None
     assert trained.affinity.batches == 2
     assert [span.phase for span in spans.spans] == ["train", "affinity", "train", "affinity", "train"]
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(spans.spans))
@@ -141,6 +143,7 @@ def test_divergence_ends_training_with_the_tasks_named() -> None:
     with pytest.raises(TrainingError, match="diverged: the loss of normal") as caught:
         _train(samples)
     assert caught.value.final
+    assert caught.value.diverged
 
 
 def test_too_few_samples_are_refused() -> None:

@@ -105,7 +105,7 @@ class Hands:
     def train_done(self, work: Work) -> TrainDone:
         Path(work.output).write_bytes(encode_tensors(UPDATE))
         spans = (Span("train", 1.0, 2.0, 0.5), Span("affinity", 2.0, 3.0, 0.5), Span("train", 3.0, 5.0, 1.0))
-        return TrainDone(4, LOSSES, AffinitySums(1, ((0.5,),)), ("rgb/x: missing",), 1, spans, 3.0)
+        return TrainDone(4, LOSSES, AffinitySums(1, ((0.5,),)), ("rgb/x: missing",), 1, spans, 3.0, (1.25,))
 
     def do(self, order: TrainOrder | EvaluateOrder | DeployOrder) -> Answer:
         return asyncio.run(self.worker.do(order))
@@ -125,6 +125,7 @@ def test_training_reports_the_update_its_losses_and_what_every_phase_cost(hands:
     assert work.order == TRAIN
     assert (answer.samples, answer.losses, answer.train_s) == (4, LOSSES, 3.0)
     assert answer.affinity == AffinitySums(1, ((0.5,),))
+    assert answer.loss_weights == (1.25,)
     assert (answer.skipped, answer.skipped_total) == (("rgb/x: missing",), 1)
     kept = decode_tensors(hands.store.path(answer.update.sha256).read_bytes())
     assert np.array_equal(kept["encoder.w"], UPDATE["encoder.w"])
@@ -155,10 +156,15 @@ def test_the_trainers_reason_is_handed_on_with_what_it_cost(hands: Hands) -> Non
     assert isinstance(answer, OrderFailed)
     assert (answer.reason, answer.final) == ("3 of 4 samples cannot be used", True)
     assert {part.phase for part in answer.energy} == {"communicate", "train"}
+    assert not answer.diverged
     hands.outcome = lambda work: WorkFailed("the trainer was ended by SIGKILL", final=False)
     answer = hands.do(EVALUATE)
     assert isinstance(answer, OrderFailed)
     assert not answer.final
+    hands.outcome = lambda work: WorkFailed("the loss of normal is not finite", final=True, diverged=True)
+    answer = hands.do(TRAIN)
+    assert isinstance(answer, OrderFailed)
+    assert answer.diverged
 
 
 @pytest.mark.parametrize("order, phase", [(TRAIN, "train"), (EVALUATE, "evaluate")])

@@ -71,7 +71,7 @@ ROWS: tuple[tuple[Message, Kind], ...] = (
     ),
     (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20), "reports"),
     (DeployReport(KEY, SHA, 1e-6, 12.5, ENERGY, 10, 20), "reports"),
-    (OrderFailed(KEY, "out of memory", True, ENERGY), "reports"),
+    (OrderFailed(KEY, "the loss is not finite", True, ENERGY, True), "reports"),
     (
         TrainOrder(KEY, ("normal",), "pi", 64, REF, 5, TrainSettings(), 10, "fp16", 0.1, 600.0, (1.0,), (0.5,)),
         "orders",
