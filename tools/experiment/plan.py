@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.datasets.layout import MANIFEST, list_buildings, list_samples, read_manifest
-from edge_agent.datasets.split import VALIDATION_SHARE, point_share
+from edge_agent.config import DataConfig
+from edge_agent.datasets.layout import MANIFEST, read_manifest
+from edge_agent.inventory import take_inventory
 from models.wire.job import JobSpec
-from tools.demo.plan import PACK, PlanError, deal
+from tools.demo.plan import PACK, AgentPlan, PlanError, deal
 from tools.experiment.run_record import ClientData, DataUsed, Mode, Predicted, Setting
 from tools.experiment.spec import DEMO_PACK, Experiment, ExperimentSpec, PlannedRow
 
@@ -60,7 +61,7 @@ def data_root(experiment: Experiment, given: Path | None) -> Path:
 
 
 def read_data(root: Path, spec: ExperimentSpec) -> DataUsed:
-    """The dataset at `root` dealt to clients. Raises PlanError, DatasetError."""
+    """The dataset at `root` dealt to clients. Raises PlanError, DatasetError, InventoryError."""
     manifest = read_manifest(root)
     if manifest is None and not (spec.train and spec.test):
         raise PlanError(f"{root} has no {MANIFEST}; name its buildings with `train = [...]` and `test = [...]`")
@@ -69,31 +70,21 @@ def read_data(root: Path, spec: ExperimentSpec) -> DataUsed:
     both = [name for name in train if name in test]
     if both:
         raise PlanError(f"the buildings {', '.join(both)} are for training and for testing; keep them apart")
-    present = set(list_buildings(root))
-    absent = [name for name in (*train, *test) if name not in present]
-    if absent:
-        raise PlanError(f"{root} lacks the buildings {', '.join(absent)}; it has {', '.join(sorted(present))}")
-    samples = {name: list_samples(root, name) for name in (*train, *test)}
-    kept = {name: sum(point_share(sample) < VALIDATION_SHARE for sample in found) for name, found in samples.items()}
     dealt = deal(train, test, spec.clients or len(train))
-    held = tuple(
-        ClientData(
-            plan.agent,
-            plan.train,
-            plan.test,
-            sum(len(samples[name]) - kept[name] for name in plan.train),
-            sum(kept[name] for name in plan.train),
-            sum(len(samples[name]) for name in plan.test),
-        )
-        for plan in dealt
-    )
+    held = tuple(_held(root, plan, spec.data_format) for plan in dealt)
     return DataUsed(
         root=DEMO_PACK if root == PACK else str(root),
+        data_format=spec.data_format,
         manifest_sha256=hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest() if manifest else "",
         clients=held,
         train_images=sum(client.train_images for client in held),
         test_images=sum(client.test_images for client in held),
     )
+
+
+def _held(root: Path, plan: AgentPlan, data_format: str) -> ClientData:
+    found = take_inventory(DataConfig(str(root), plan.train, plan.test, data_format))
+    return ClientData(plan.agent, plan.train, plan.test, found.train_samples, found.val_samples, found.test_samples)
 
 
 def choose_rows(experiment: Experiment, only: Sequence[str]) -> list[PlannedRow]:

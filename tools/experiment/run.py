@@ -12,7 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from aggregator.coordinator import spec_faults
 from edge_agent.datasets.layout import DatasetError
+from edge_agent.inventory import InventoryError
 from models.config import ConfigError
 from models.wire.job import JobSpec
 from tools.demo.plan import PlanError
@@ -61,10 +63,11 @@ def prepare(wanted: Wanted, make: bool) -> Prepared:
         if make:
             make_data(experiment, root)
         data = read_data(root, experiment.spec)
-    except (PlanError, DatasetError) as error:
+    except (PlanError, DatasetError, InventoryError) as error:
         faults += error.faults if isinstance(error, DatasetError) else [str(error)]
+        faults += [f"row {row.name!r}: {fault}" for row in rows for fault in spec_faults(row.job)]
     else:
-        faults += _data_faults(experiment, rows, data, root)
+        faults += _job_faults(rows, data, root)
         plans = plan_runs(experiment, rows, wanted.seeds, data, root, out, wanted.data)
         if not faults:
             plans = _with_predictions(plans, data, faults)
@@ -109,7 +112,7 @@ def _chosen(experiment: Experiment, wanted: Wanted, faults: list[str]) -> list[P
     return chosen
 
 
-def _data_faults(experiment: Experiment, rows: Sequence[PlannedRow], data: DataUsed, root: Path) -> list[str]:
+def _job_faults(rows: Sequence[PlannedRow], data: DataUsed, root: Path) -> list[str]:
     from tools.experiment.simulated import clients_of_data
     from tools.simulate.preflight import faults_of
 

@@ -69,6 +69,7 @@ class DataUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The dataset of a run; `manifest_sha256` is empty where it has no mas-dataset.json."""
 
     root: str
+    data_format: str
     manifest_sha256: str
     clients: tuple[ClientData, ...]
     train_images: int

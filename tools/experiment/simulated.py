@@ -42,7 +42,8 @@ def train_in_simulation(plan: RunPlan, say: Say) -> Outcome:
 
 def clients_of_data(data: DataUsed, root: Path) -> list[Client]:
     """The simulated clients of a dataset at `root`, as it was dealt."""
-    return clients_of(root, [AgentPlan(held.agent, held.train_buildings, held.test_buildings) for held in data.clients])
+    agents = [AgentPlan(held.agent, held.train_buildings, held.test_buildings) for held in data.clients]
+    return clients_of(root, agents, data.data_format)
 
 
 def _meter(plan: RunPlan) -> Meter:

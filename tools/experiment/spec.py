@@ -28,7 +28,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from aggregator.coordinator.check import spec_faults
 from models.config import ConfigError, convert, load_toml
 from models.tasks import UnknownTasksError, parse_tasks
 from models.wire.job import Count, JobSpec, Name
@@ -68,6 +67,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     row: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)]
     job: dict[str, Any] = {}
     data: str = ""
+    data_format: str = "taskonomy"
     make_data: str = ""
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
@@ -102,7 +102,9 @@ class Experiment:
 
 
 def load_experiment(path: Path) -> tuple[Experiment, list[str]]:
-    """The experiment of a file and everything that is wrong with its rows, which are left out of it.
+    """The experiment of a file, and what is wrong with rows that are left out of it.
+
+    Whether its jobs can be run at all is not asked here.
 
     Raises ConfigError where the file as a whole says too little to go on.
     """
@@ -154,7 +156,6 @@ def _planned(
     job = _collect({**plain, "name": name, "scheme": row.scheme, "seed": 0}, JobSpec, label, faults)
     if job is None:
         return None
-    faults += [f"{label}: {fault}" for fault in spec_faults(job)]
     return PlannedRow(name, row.mode or spec.mode, row.questions, settings, job, row.seeds or spec.seeds)
 
 
