@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from tools.cli import agent, aggregator, bench, data, demo, job
+from tools.cli import agent, aggregator, bench, data, demo, experiment, job
 from tools.cli.split import split_command
 
 #: What an optional package comes with, for those who installed less than they use.
@@ -34,6 +34,7 @@ app.add_typer(agent.app, name="agent", help="The device: train, evaluate, instal
 app.add_typer(aggregator.app, name="aggregator", help="The lab server.")
 app.add_typer(job.app, name="job", help="Submit and follow jobs.")
 app.add_typer(data.app, name="data", help="Make and check datasets.")
+app.add_typer(experiment.app, name="experiment", help="Grids of schemes, seeds and settings.")
 app.command("demo")(demo.demo_command)
 app.command("split")(split_command)
 app.command("bench")(bench.bench_command)
