@@ -1,0 +1,403 @@
+"""One job from its first weights to its last evaluation: the fleet's coordinator, driven without a fleet.
+
+Orders go to an executor, reports come back in a fixed order, averaging and first weights are made here. Deadlines do not
+exist: nothing is late where nobody waits for a network. Models and updates stay in memory until the coordinator says
+that nothing needs them; a model's hash, which the record shows, is taken once, of the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from aggregator.averaging import RunningAverage
+from aggregator.coordinator import Coordinator
+from aggregator.coordinator.actions import (
+    Accumulate,
+    AnyAction,
+    Average,
+    CancelOrder,
+    Export,
+    Forget,
+    JobEnded,
+    PrepareModel,
+    PublishStatus,
+    SendOrder,
+)
+from aggregator.coordinator.events import (
+    AgentSeen,
+    AnyEvent,
+    EvaluateReported,
+    JobSubmitted,
+    ModelReady,
+    OrderFailed,
+    TrainReported,
+)
+from aggregator.record import Record, job_record, job_status
+from edge_agent.power.base import Meter
+from edge_agent.trainer.protocol import EvaluateDone, TrainDone
+from models.networks import build_network, export_state
+from models.state import State, split_state
+from models.wire.job import JobSpec
+from models.wire.messages import (
+    BlobRef,
+    DeployOrder,
+    EvaluateOrder,
+    EvaluateReport,
+    JobStatus,
+    OrderKey,
+    PhaseEnergy,
+    TaskLoss,
+    TrainOrder,
+    TrainReport,
+)
+from models.wire.tensors import encode_tensors
+from tools.simulate.arrivals import Arrivals, Turnstile
+from tools.simulate.clients import Client, capabilities
+from tools.simulate.costs import FlopMeter
+from tools.simulate.energy import meter_for, phase_energy
+from tools.simulate.pool import Executor
+from tools.simulate.worker import Assignment, Outcome
+
+#: No deadline: longer than any job.
+_NEVER_S = 1e12
+_CHUNK_BYTES = 128 * 1024
+#: What a profile is made of: the workers' seconds, then the driver's.
+WORK = ("train", "affinity", "evaluate", "load", "switch")
+OWN = ("average", "coordinate", "wait")
+
+
+class SimulationError(Exception):
+    """A job that cannot go on, for a reason that is not the job's; the message says what to change."""
+
+
+class _Diverged(Exception):
+    """A loss or a weight is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is. `share` is of its present plan, 0..1; `left_s` is None until something can be said."""
+
+    status: JobStatus
+    share: float
+    elapsed_s: float
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What came of a job.
+
+    `record` is like a fleet's, but nothing was deployed: the state of a job that is done is "exporting". `flops` were
+    counted of the works really done, by train, affinity, evaluate. `profile` are seconds: of all workers together for
+    train, affinity, evaluate, load, switch; of the driver for average, coordinate, wait. `models` are those to deploy,
+    by split. `lost` counts orders that were done again because their worker was lost.
+    """
+
+    record: Record
+    state: Literal["done", "diverged", "failed"]
+    reason: str
+    flops: dict[str, float]
+    profile: dict[str, float]
+    wall_s: float
+    models: dict[str, State]
+    executor: str
+    workers: int
+    lost: int
+
+    @property
+    def overhead_share(self) -> float:
+        """Client switching, loading and averaging, of the seconds in which something was done."""
+        overhead_s = sum(self.profile[name] for name in ("load", "switch", "average"))
+        done_s = overhead_s + sum(self.profile[name] for name in ("train", "affinity", "evaluate"))
+        return overhead_s / done_s if done_s else 0.0
+
+
+def simulate(
+    spec: JobSpec,
+    clients: Sequence[Client],
+    executor: Executor,
+    *,
+    arrivals: Arrivals | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    meter: Meter | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Simulation:
+    """Run `spec` with `clients` on `executor`, which stays open. The result depends on no speed and no worker's name.
+
+    Raises SimulationError, ArrivalsError, ExecutorError, InventoryError; a job that fails or diverges is a result.
+    """
+    run = _Run(spec, clients, executor, arrivals or {}, progress, meter or meter_for(executor.device), clock)
+    return run.run()
+
+
+class _NoLog:
+    """Nothing is kept: a simulation that was killed begins again."""
+
+    def append(self, event: AnyEvent, at_s: float) -> None:
+        """Forget it."""
+
+    def replay(self) -> Iterable[tuple[AnyEvent, float]]:
+        """There is none."""
+        return ()
+
+
+@dataclass(slots=True)
+class _Sent:
+    order: TrainOrder | EvaluateOrder
+    future: Future[Outcome]
+
+
+class _Run:
+    """The state of one job's run."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        clients: Sequence[Client],
+        executor: Executor,
+        arrivals: Arrivals,
+        progress: Callable[[Progress], None] | None,
+        meter: Meter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._spec, self._executor, self._progress = spec, executor, progress
+        self._meter, self._clock = meter, clock
+        self._clients = {client.agent: client for client in clients}
+        self._labels: dict[str, tuple[str, ...]] = {}
+        self._turnstile = Turnstile(arrivals)
+        self._coordinator = Coordinator(_NoLog())
+        self._actions: deque[AnyAction] = deque()
+        self._sent: dict[OrderKey, _Sent] = {}
+        self._states: dict[str, State] = {}
+        self._updates: dict[str, State] = {}
+        self._newest: dict[str, State] = {}
+        self._sums: dict[str, RunningAverage] = {}
+        self._flops = FlopMeter()
+        self._profile = dict.fromkeys((*WORK, *OWN), 0.0)
+        self._over = False
+        self._exported: dict[str, State] = {}
+
+    def run(self) -> Simulation:
+        """To the end of the job."""
+        began_s, lost_before = self._clock(), self._executor.lost
+        diverged = ""
+        try:
+            self._begin()
+            while not self._over:
+                self._report()
+        except _Diverged as error:
+            diverged = str(error)
+        finally:
+            for sent in self._sent.values():
+                sent.future.cancel()
+            self._executor.forget(tuple(self._states))
+        wall_s = self._clock() - began_s
+        job = self._coordinator.state.jobs[self._spec.name]
+        failed = job.state == "failed"
+        return Simulation(
+            record=self._record(diverged),
+            state="diverged" if diverged else "failed" if failed else "done",
+            reason=diverged or job.reason,
+            flops=self._flops.total(),
+            profile=self._profile,
+            wall_s=wall_s,
+            models={} if diverged or failed else self._exported,
+            executor=self._executor.kind,
+            workers=self._executor.lanes,
+            lost=self._executor.lost - lost_before,
+        )
+
+    def _begin(self) -> None:
+        for client in self._clients.values():
+            offer = capabilities(client, self._meter)
+            self._labels[client.agent] = offer.labels
+            self._handle(AgentSeen(client.agent, "simulated", offer))
+        self._handle(JobSubmitted(self._spec.name, msgspec.structs.replace(self._spec, deadline_s=_NEVER_S)))
+
+    def _report(self) -> None:
+        """Wait for the report that is next, and let it happen."""
+        if not self._sent:
+            job = self._coordinator.state.jobs[self._spec.name]
+            lacking = "; ".join(f"{split.split}: {split.waiting}" for split in job.splits.values() if split.waiting)
+            raise SimulationError(f"nothing is under way: {lacking or job.state}; give the job more clients")
+        sent = self._sent.pop(self._turnstile.next(self._sent))
+        with self._timed("wait"):
+            outcome = sent.future.result()
+        for name in WORK:
+            self._profile[name] += outcome.seconds[name]
+        self._handle(self._event(sent.order, outcome))
+
+    def _handle(self, event: AnyEvent) -> None:
+        """Let an event happen, and everything that follows from it without a report."""
+        with self._timed("coordinate"):
+            self._actions.extend(self._coordinator.handle(event, self._clock()))
+        while self._actions and not self._over:
+            self._take(self._actions.popleft())
+
+    def _take(self, action: AnyAction) -> None:
+        match action:
+            case SendOrder(message=TrainOrder() | EvaluateOrder() as order):
+                self._send(order)
+            case SendOrder(message=DeployOrder()):
+                raise SimulationError("a simulated job has nothing to deploy")
+            case CancelOrder(key=key):
+                if key in self._sent:
+                    self._sent.pop(key).future.cancel()
+            case PrepareModel():
+                state = self._prepare(action)
+                self._made(action.split, action.round, state)
+            case Accumulate():
+                with self._timed("average"):
+                    self._add(action)
+            case Average():
+                with self._timed("average"):
+                    state = self._sums.pop(action.split).result()
+                self._made(action.split, action.round + 1, state)
+            case Forget(sha256s=sha256s):
+                self._forget(sha256s)
+            case Export(splits=splits):
+                self._exported = {split.split: self._states[split.model.sha256] for split in splits}
+                self._over = True
+            case JobEnded():
+                self._over = True
+            case PublishStatus():
+                self._tell()
+
+    def _send(self, order: TrainOrder | EvaluateOrder) -> None:
+        client = self._clients[order.key.agent]
+        kept = tuple(task for task in self._spec.tasks if task in self._labels[client.agent])
+        future = self._executor.submit(Assignment(client.setup, order, kept), self._states[order.base.sha256])
+        self._sent[order.key] = _Sent(order, future)
+
+    def _prepare(self, action: PrepareModel) -> State:
+        if action.parent is not None:
+            return split_state(self._states[action.parent.sha256], action.tasks)
+        return export_state(build_network(action.network, action.tasks, action.size, action.seed))
+
+    def _made(self, split: str, round_index: int, state: State) -> None:
+        ref = _light_ref(("model", split, round_index), state)
+        self._states[ref.sha256] = self._newest[split] = state
+        self._handle(ModelReady(self._spec.name, split, round_index, ref))
+
+    def _add(self, action: Accumulate) -> None:
+        if action.split not in self._sums:
+            self._sums[action.split] = RunningAverage(self._states[action.base.sha256])
+        contribution = action.contribution
+        self._sums[action.split].add(self._updates.pop(contribution.update_sha256), contribution.samples)
+
+    def _forget(self, sha256s: Sequence[str]) -> None:
+        gone = [sha256 for sha256 in sha256s if self._states.pop(sha256, None) is not None]
+        for sha256 in sha256s:
+            self._updates.pop(sha256, None)
+        if gone:
+            self._executor.forget(gone)
+
+    def _event(self, order: TrainOrder | EvaluateOrder, outcome: Outcome) -> AnyEvent:
+        self._flops.add(order, outcome)
+        energy = phase_energy(outcome, self._meter)
+        answer = outcome.answer
+        if isinstance(order, TrainOrder) and isinstance(answer, TrainDone) and outcome.update is not None:
+            _check_finite(order.key, answer.losses)
+            update = _light_ref(order.key, outcome.update, 2 if order.update_dtype == "fp16" else 4)
+            self._updates[update.sha256] = outcome.update
+            return TrainReported(_train_report(order, answer, update, energy))
+        if isinstance(order, EvaluateOrder) and isinstance(answer, EvaluateDone):
+            _check_finite(order.key, answer.losses)
+            return EvaluateReported(
+                EvaluateReport(
+                    key=order.key,
+                    samples=answer.samples,
+                    losses=answer.losses,
+                    skipped=answer.skipped,
+                    skipped_total=answer.skipped_total,
+                    energy=energy,
+                    bytes_up=0,
+                    bytes_down=order.base.size_bytes,
+                )
+            )
+        assert not isinstance(answer, TrainDone | EvaluateDone), "a worker answered with other work"
+        if answer.diverged:
+            raise _Diverged(f"{_name(order.key)}: {answer.reason}")
+        return OrderFailed(order.key, answer.reason, answer.final, energy)
+
+    def _record(self, diverged: str) -> Record:
+        """As a fleet's, with the hashes its models would have."""
+        record = job_record(self._coordinator.state, self._spec.name, self._clock())
+        splits = tuple(
+            msgspec.structs.replace(split, model_sha256=_model_sha256(self._newest[split.split]))
+            if split.split in self._newest
+            else split
+            for split in record.splits
+        )
+        finished_at = record.finished_at if record.finished_at is not None else self._clock()
+        record = msgspec.structs.replace(record, spec=self._spec, splits=splits, finished_at=finished_at)
+        if diverged:
+            record = msgspec.structs.replace(record, state="failed", reason=f"diverged: {diverged}")
+        return record
+
+    def _tell(self) -> None:
+        if self._progress is None:
+            return
+        now_s = self._clock()
+        status = job_status(self._coordinator.state, self._spec.name, now_s)
+        elapsed_s = now_s - self._coordinator.state.jobs[self._spec.name].started_at
+        live = [split for split in status.splits if split.round <= split.last_round] or status.splits
+        share = sum(split.round for split in live) / (len(live) * self._spec.rounds) if live else 0.0
+        self._progress(Progress(status, share, elapsed_s, elapsed_s * (1 / share - 1) if share else None))
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._profile[name] += time.perf_counter() - began_s
+
+
+def _train_report(order: TrainOrder, done: TrainDone, update: BlobRef, energy: tuple[PhaseEnergy, ...]) -> TrainReport:
+    return TrainReport(
+        key=order.key,
+        update=update,
+        samples=done.samples,
+        losses=done.losses,
+        affinity=done.affinity,
+        skipped=done.skipped,
+        skipped_total=done.skipped_total,
+        energy=energy,
+        bytes_up=update.size_bytes,
+        bytes_down=order.base.size_bytes,
+        train_s=done.train_s,
+        loss_weights=done.loss_weights,
+    )
+
+
+def _light_ref(name: object, state: State, value_bytes: int = 4) -> BlobRef:
+    """A reference that names a state without reading it; its size is that of the plain values, uncompressed."""
+    size_bytes = value_bytes * sum(array.size for array in state.values())
+    return BlobRef(hashlib.sha256(repr(name).encode()).hexdigest(), size_bytes, _CHUNK_BYTES, ())
+
+
+def _model_sha256(state: State) -> str:
+    """The hash under which an aggregator keeps this model."""
+    return hashlib.sha256(encode_tensors(state)).hexdigest()
+
+
+def _check_finite(key: OrderKey, losses: Sequence[TaskLoss]) -> None:
+    wrong = [loss.task for loss in losses if not math.isfinite(loss.loss_sum)]
+    if wrong:
+        raise _Diverged(f"{_name(key)}: the loss of {', '.join(wrong)} is not finite; try a lower learning rate")
+
+
+def _name(key: OrderKey) -> str:
+    return f"{key.agent}, {key.kind} in round {key.round} of split {key.split}"

@@ -1,0 +1,97 @@
+"""Everything that would stop a job, told before anything is trained: settings first, then data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aggregator.coordinator import spec_faults
+from edge_agent.config import DataConfig
+from edge_agent.datasets.check import check_dataset
+from edge_agent.inventory import Inventory, InventoryError, take_inventory
+from models.networks import NETWORKS
+from models.tasks import TASKS
+from models.wire.job import JobSpec
+from tools.simulate.clients import Client
+
+#: Losses that there is a function for.
+_LOSSES = ("cross_entropy", "l1", "bce")
+#: Faults of one kind that are named; the rest are counted.
+_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """`settings` are wrong whatever the data; `data` cannot be trained on with these settings."""
+
+    settings: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.settings or self.data)
+
+    @property
+    def lines(self) -> list[str]:
+        """All of them."""
+        return [*self.settings, *self.data]
+
+
+def faults_of(specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> list[str]:
+    """Every fault of settings and data at once; empty when the jobs can be run on this data."""
+    return check(specs, root, clients).lines
+
+
+def check(specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> Faults:
+    """The same, settings and data apart."""
+    jobs = [specs] if isinstance(specs, JobSpec) else list(specs)
+    settings = [fault for spec in jobs for fault in _of_settings(spec, len(clients))]
+    return Faults(tuple(dict.fromkeys(settings)), tuple(dict.fromkeys(_of_data(jobs, root, clients))))
+
+
+def _of_settings(spec: JobSpec, clients: int) -> list[str]:
+    faults = list(spec_faults(spec))
+    for task in spec.tasks:
+        if task in TASKS and TASKS[task].loss not in _LOSSES:
+            faults.append(
+                f"task {task} has no loss that is known: {TASKS[task].loss!r}; known are {', '.join(_LOSSES)}"
+            )
+    if spec.network not in NETWORKS:
+        faults.append(f"unknown network {spec.network!r}; known are {', '.join(NETWORKS)}")
+    elif NETWORKS[spec.network].vector_head is None:
+        whole = [task for task in spec.tasks if task in TASKS and TASKS[task].kind == "vector"]
+        faults += [
+            f"network {spec.network} has no head for task {task}, which is of the whole picture" for task in whole
+        ]
+    needed = max(1, round(spec.quorum * spec.clients_per_round))
+    if clients < needed:
+        faults.append(f"a round needs {needed} clients of {spec.clients_per_round}, but there are {clients}")
+    return faults
+
+
+def _of_data(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> list[str]:
+    tasks = list(dict.fromkeys(task for spec in jobs for task in spec.tasks if task in TASKS))
+    faults = _few([str(fault) for fault in check_dataset(root, tasks)])
+    found: dict[str, Inventory] = {}
+    for client in clients:
+        setup = client.setup
+        config = DataConfig(setup.data_root, setup.train_buildings, setup.test_buildings, setup.data_format)
+        try:
+            found[client.agent] = take_inventory(config)
+        except InventoryError as error:
+            faults.append(f"{client.agent}: {error}")
+    batch = max((spec.train.batch_size for spec in jobs), default=0)
+    for agent, inventory in found.items():
+        missing = [task for task in tasks if task not in inventory.labels]
+        if missing:
+            faults.append(f"{agent} has no labels for {', '.join(missing)}; it has {', '.join(inventory.labels)}")
+        if inventory.train and inventory.train_samples < batch:
+            faults.append(f"{agent} has {inventory.train_samples} pictures to train on, fewer than a batch of {batch}")
+    if found and not any(inventory.test_samples for inventory in found.values()):
+        faults.append("no client has pictures of held-out buildings to evaluate on")
+    return faults
+
+
+def _few(faults: list[str]) -> list[str]:
+    more = len(faults) - _NAMED
+    return faults if more <= 0 else [*faults[:_NAMED], f"and {more} more; `mas data check` names them all"]

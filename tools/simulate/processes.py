@@ -1,0 +1,111 @@
+"""Lanes that are processes of this machine, one torch thread each. A base goes to each of them once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Literal
+
+from models.state import State
+from tools.simulate.pool import LaneLost, Pool
+from tools.simulate.worker import Assignment, Outcome, Worker, WorkerSettings
+
+#: What the parent says: a base to keep, bases to let go, an assignment with the base it starts from.
+_Keep = tuple[Literal["keep"], str, State]
+_Drop = tuple[Literal["drop"], tuple[str, ...]]
+_Do = tuple[Literal["do"], str, Assignment]
+_KILL_AFTER_S = 5.0
+
+
+class ProcessLane:
+    """A spawned process; it ends when its parent does, because its pipe does."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._dropped: list[str] = []
+        self._held: set[str] = set()
+        self._closed = False
+        self._process, self._pipe = _start(settings)
+
+    def do(self, assignment: Assignment, base: State) -> Outcome:
+        """Have it done over there."""
+        sha256 = assignment.order.base.sha256
+        with self._lock:
+            dropped, self._dropped = tuple(self._held.intersection(self._dropped)), []
+        try:
+            if dropped:
+                self._held.difference_update(dropped)
+                self._pipe.send(("drop", dropped))
+            if sha256 not in self._held:
+                self._pipe.send(("keep", sha256, base))
+                self._held.add(sha256)
+            self._pipe.send(("do", sha256, assignment))
+            outcome = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(_KILL_AFTER_S)
+            raise LaneLost(f"a worker process ended with exit code {self._process.exitcode}") from error
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def forget(self, sha256s: Sequence[str]) -> None:
+        """Told to the process before its next work."""
+        with self._lock:
+            self._dropped.extend(sha256s)
+
+    def renew(self) -> None:
+        """A new process with nothing in it."""
+        with self._lock:
+            if self._closed:
+                raise LaneLost("it was ended")
+            self._pipe.close()
+            self._held.clear()
+            self._process, self._pipe = _start(self._settings)
+
+    def close(self) -> None:
+        """Terminate it."""
+        with self._lock:
+            self._closed = True
+            process = self._process
+        process.terminate()
+        process.join(_KILL_AFTER_S)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def processes(settings: WorkerSettings, workers: int) -> Pool:
+    """An Executor of `workers` processes."""
+    return Pool("processes", settings.device, [ProcessLane(settings) for _ in range(workers)])
+
+
+def _start(settings: WorkerSettings) -> tuple[SpawnProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, settings), name="mas-simulate", daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _serve(pipe: Connection, settings: WorkerSettings) -> None:
+    """The process: does what it is told until its parent is gone. Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker = Worker(settings)
+    bases: dict[str, State] = {}
+    while True:
+        try:
+            message: _Keep | _Drop | _Do = pipe.recv()
+            if message[0] == "keep":
+                bases[message[1]] = message[2]
+            elif message[0] == "drop":
+                for sha256 in message[1]:
+                    bases.pop(sha256, None)
+            else:
+                pipe.send(worker.do(message[2], bases[message[1]]))
+        except (EOFError, OSError):
+            return

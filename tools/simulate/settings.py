@@ -1,0 +1,117 @@
+"""What `mas simulate` runs: a job's settings from a file, from options and from `--set`, over defaults for a small run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_agent.datasets.layout import read_manifest
+from models.config import ConfigError, convert
+from models.tasks import UnknownTasksError, parse_tasks
+from models.wire.job import JobSpec
+from tools.demo.plan import AgentPlan, PlanError, deal
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Of a job for the demo's pack: small batches and a high learning rate, since its clients hold a few dozen pictures.
+DEFAULTS: Mapping[str, Any] = {
+    "name": "simulation",
+    "scheme": "mas",
+    "rounds": 36,
+    "merge_rounds": 9,
+    "affinity_rounds": 9,
+    "probe_every": 8,
+    "eval_every": 12,
+    "train": {"batch_size": 4, "lr": 0.2, "weight_decay": 1e-3},
+}
+DEFAULT_TASKS = "sdnkt"
+
+
+def job_spec(path: Path | None, options: Mapping[str, Any], settings: Sequence[str]) -> JobSpec:
+    """The job: defaults (unless a file is given), then the file, then options by dotted name, then `key=value` texts.
+
+    Tasks may be letters or names. Raises ConfigError with every fault.
+    """
+    data: dict[str, Any] = _read(path) if path else {**DEFAULTS, "train": dict(DEFAULTS["train"])}
+    data.setdefault("name", "simulation")
+    faults = []
+    for key, value in options.items():
+        _put(data, key, value)
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            faults.append(f"--set {text}: say key=value, such as train.lr=0.1")
+        elif fault := _put(data, key.strip(), _value(value.strip())):
+            faults.append(f"--set {text}: {fault}")
+    tasks = data.get("tasks", DEFAULT_TASKS)
+    try:
+        data["tasks"] = list(parse_tasks([tasks] if isinstance(tasks, str) else tasks))
+    except UnknownTasksError as error:
+        faults += error.faults
+        data["tasks"] = []
+    where = str(path) if path else "the job"
+    try:
+        spec = convert(data, JobSpec, where)
+    except ConfigError as error:
+        raise ConfigError(where, [*faults, *error.faults]) from error
+    if faults:
+        raise ConfigError(where, faults)
+    return spec
+
+
+def arrange_clients(
+    root: Path, agents: int | None, train: Sequence[str] = (), test: Sequence[str] = ()
+) -> list[AgentPlan]:
+    """Buildings to clients, one training building each unless fewer clients are asked for.
+
+    Which buildings are for what is said by the arguments, else by the dataset's manifest. Raises PlanError, DatasetError.
+    """
+    manifest = read_manifest(root)
+    if manifest is None and not test:
+        raise PlanError(f"{root} has no mas-dataset.json; name the buildings to test on with --test")
+    held_out = list(test) or list(manifest.buildings.test if manifest else ())
+    present = list(manifest.buildings.train) if manifest else _buildings(root)
+    trained = list(train) or [name for name in present if name not in held_out]
+    return deal(trained, held_out, len(trained) if agents is None else agents)
+
+
+def _buildings(root: Path) -> list[str]:
+    from edge_agent.datasets.layout import list_buildings
+
+    return list_buildings(root)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from error
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> str:
+    """Set one value below tables that may have to be made; why it could not be, or nothing."""
+    *tables, key = dotted.split(".")
+    place = data
+    for table in tables:
+        inner = place.setdefault(table, {})
+        if not isinstance(inner, dict):
+            return f"{table} is no table of settings"
+        place = inner
+    place[key] = value
+    return ""
+
+
+def _value(text: str) -> Any:
+    """What a text stands for: JSON where it is that (numbers, true, lists), else itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

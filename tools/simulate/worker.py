@@ -1,0 +1,166 @@
+"""What does the work of clients: one network bench and the pictures of whichever clients it has served.
+
+A process or thread has one `Worker`; it goes from client to client. Nothing that goes wrong in a work ends it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from edge_agent.trainer.execution import Execution
+from edge_agent.trainer.failures import failure
+from edge_agent.trainer.local import MIN_BATCH, batch_indices
+from edge_agent.trainer.perform import Workbench
+from edge_agent.trainer.protocol import EvaluateDone, Setup, TrainDone, WorkFailed, WorkPhase
+from edge_agent.trainer.spans import SpanRecorder
+from models.state import State
+from models.wire.messages import EvaluateOrder, TrainOrder
+from models.wire.tensors import decode_tensors, encode_tensors
+from tools.simulate.holdings import Holdings, Side, TimedSamples
+
+Precision = Literal["fp32", "bf16"]
+Device = Literal["cpu", "cuda"]
+#: Networks a worker keeps: the groups that are trained side by side, and more.
+_NETWORKS = 8
+
+
+class Stopped(Exception):
+    """The simulation was ended while a work was being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker computes. `threads`: cores it uses (0: as torch decides); `cache_bytes`: pictures it keeps ready."""
+
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    threads: int = 1
+    cache_bytes: int = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One order and the client that does it. `job_tasks`: every task this client will ever need labels of."""
+
+    setup: Setup
+    order: TrainOrder | EvaluateOrder
+    job_tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an assignment. `update` is None unless it trained.
+
+    `seconds` of the worker by what they went into: train, affinity, evaluate, load (reading pictures and handing out
+    batches), switch (everything else: weights into the network and out of it). `cpu_s` are all its CPU seconds, `images`
+    the pictures that went through training or evaluation, the repeated ones repeatedly; `probed` those of probed batches.
+    """
+
+    answer: TrainDone | EvaluateDone | WorkFailed
+    update: State | None
+    seconds: dict[str, float]
+    duration_s: float
+    cpu_s: float
+    images: int
+    probed: int = 0
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(slots=True)
+class Worker:
+    """Does one assignment after another; `stopped` is asked after every batch."""
+
+    settings: WorkerSettings
+    stopped: Callable[[], bool] = _never
+    clock: Callable[[], float] = time.monotonic
+    cpu_clock: Callable[[], float] = time.process_time
+    _bench: Workbench = field(init=False)
+    _holdings: Holdings = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        device = torch.device(self.settings.device)
+        autocast = torch.bfloat16 if self.settings.precision == "bf16" else None
+        self._bench = Workbench(Execution(device, autocast), keep=_NETWORKS)
+        self._holdings = Holdings(device, self.settings.cache_bytes)
+
+    def do(self, assignment: Assignment, base: State) -> Outcome:
+        """Do one order from `base`. Raises Stopped; every other fault is in the answer."""
+        spans = SpanRecorder(self.clock, self.cpu_clock)
+        began_s, began_cpu_s = self.clock(), self.cpu_clock()
+        samples: TimedSamples | None = None
+        opened_s = 0.0
+        update: State | None = None
+        answer: TrainDone | EvaluateDone | WorkFailed
+        try:
+            samples = self._samples(assignment)
+            opened_s = self.clock() - began_s
+            answer, update = self._work(assignment.order, base, samples, spans)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in the agent's trainer: whatever it is, it is told
+            answer = failure(error, spans.spans)
+            if answer.reason.startswith("unexpected"):
+                traceback.print_exc(file=sys.stderr)
+        duration_s = self.clock() - began_s
+        seconds = _seconds(spans, samples.load_s if samples else 0.0, opened_s, duration_s)
+        loaded = samples.loaded if samples else []
+        probed = _probed(assignment.order, loaded, len(samples) if samples else 0)
+        return Outcome(answer, update, seconds, duration_s, self.cpu_clock() - began_cpu_s, sum(loaded), probed)
+
+    def _samples(self, assignment: Assignment) -> TimedSamples:
+        order = assignment.order
+        side: Side = "train" if isinstance(order, TrainOrder) else order.side
+        found = self._holdings.samples(
+            assignment.setup, side, order.tasks, assignment.job_tasks, order.size, order.max_skipped_share
+        )
+        return TimedSamples(found, self.clock)
+
+    def _work(
+        self, order: TrainOrder | EvaluateOrder, base: State, samples: TimedSamples, spans: SpanRecorder
+    ) -> tuple[TrainDone | EvaluateDone, State | None]:
+        if isinstance(order, EvaluateOrder):
+            return self._bench.evaluate(order, base, samples, spans, self._step), None
+        done, update = self._bench.train(order, base, samples, spans, self._step)
+        if order.update_dtype != "fp32":
+            # Through the same codec as in a fleet, so that the rounding is the same.
+            update = decode_tensors(encode_tensors(update, order.update_dtype))
+        return done, update
+
+    def _step(self, phase: WorkPhase, done: int, total: int) -> None:
+        if self.stopped():
+            raise Stopped(f"{phase} was stopped after {done} of {total} batches")
+
+
+def _probed(order: TrainOrder | EvaluateOrder, loaded: Sequence[int], samples: int) -> int:
+    """Pictures in probed batches, of batches of `loaded` pictures: which those are follows from the order."""
+    if not isinstance(order, TrainOrder) or not order.probe_every:
+        return 0
+    per_epoch = len(batch_indices(np.arange(samples), order.settings.batch_size))
+    first = order.key.round * order.settings.epochs * per_epoch
+    due = [count for batch, count in enumerate(loaded) if (first + batch) % order.probe_every == 0]
+    return sum(count for count in due if count >= MIN_BATCH)
+
+
+def _seconds(spans: SpanRecorder, load_s: float, opened_s: float, duration_s: float) -> dict[str, float]:
+    train_s, affinity_s = spans.duration_s("train"), spans.duration_s("affinity")
+    evaluate_s = spans.duration_s("evaluate")
+    # Batches are handed out within the spans of training and evaluation.
+    loading = "evaluate" if evaluate_s else "train"
+    seconds = {"train": train_s, "affinity": affinity_s, "evaluate": evaluate_s}
+    seconds[loading] = max(0.0, seconds[loading] - load_s)
+    seconds["load"] = opened_s + load_s
+    seconds["switch"] = max(0.0, duration_s - opened_s - train_s - affinity_s - evaluate_s)
+    return seconds
