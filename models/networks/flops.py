@@ -31,8 +31,8 @@ _BATCH = 2
 class SampleFlops:
     """Operations for one picture: a training step, an evaluation, and a lookahead of the affinity probe.
 
-    The lookahead is one forward, then a backward to the encoder and a further forward for each task; it comes on top of
-    the training step of its batch.
+    The lookahead stands within the training step of its batch and comes on top of it: for n tasks, n - 1 backwards
+    through the encoder and n forwards. (In bfloat16 the trainer does n backwards.)
     """
 
     train: float
@@ -55,9 +55,12 @@ def count_flops(
         with torch.no_grad():
             net(rgb)
 
+    features = net.represent(rgb)
+
     def probe() -> None:
-        for value in net(rgb).values():
-            torch.autograd.grad(value.sum(), encoder, retain_graph=True, allow_unused=True)
+        for _ in tasks[1:]:
+            flow = torch.empty_like(features)
+            torch.autograd.grad(features, encoder, flow, retain_graph=True, allow_unused=True)
         for _ in tasks:
             evaluate()
 
@@ -76,18 +79,16 @@ def predict_flops(
 ) -> SampleFlops:
     """Foretell the same from a + b n: the MACs of the encoder (a) and of a head (b, the mean of the tasks' heads).
 
-    A backward is taken for two forwards, so training is three; to the encoder alone it passes a head once. Layers are
-    those of torch's own classes; whatever else a network computes is not foreseen. Raises as `build_network` does.
+    A backward is taken for two forwards, so training is three. Layers are those of torch's own classes; whatever else a
+    network computes is not foreseen. Raises as `build_network` does.
     """
     macs = layer_macs(network, tasks, size, networks)
     n = len(tasks)
     a = macs["encoder"]
     b = sum(macs[task] for task in tasks) / n
     forward = a + b * n
-    backward_to_encoder = 2 * a + b
-    return SampleFlops(
-        train=2 * 3 * forward, evaluate=2 * forward, probe=2 * (forward * (1 + n) + backward_to_encoder * n)
-    )
+    probe = n * forward + (n - 1) * 2 * a
+    return SampleFlops(train=2 * 3 * forward, evaluate=2 * forward, probe=2 * probe)
 
 
 def layer_macs(
