@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.config import DataConfig
 from edge_agent.datasets.layout import MANIFEST, read_manifest
-from edge_agent.inventory import take_inventory
+from edge_agent.power.base import NoMeter
 from models.wire.job import JobSpec
 from tools.demo.plan import PACK, AgentPlan, PlanError, deal
 from tools.experiment.run_record import ClientData, DataUsed, Mode, Predicted, Setting
 from tools.experiment.spec import DEMO_PACK, Experiment, ExperimentSpec, PlannedRow
+from tools.simulate.clients import capabilities, clients_of
 
 _PACKAGES = ("mas-edge", "torch", "numpy", "msgspec")
 
@@ -83,7 +83,8 @@ def read_data(root: Path, spec: ExperimentSpec) -> DataUsed:
 
 
 def _held(root: Path, plan: AgentPlan, data_format: str) -> ClientData:
-    found = take_inventory(DataConfig(str(root), plan.train, plan.test, data_format))
+    (client,) = clients_of(root, [plan], data_format)
+    found = capabilities(client, NoMeter("nothing is trained yet"))
     return ClientData(plan.agent, plan.train, plan.test, found.train_samples, found.val_samples, found.test_samples)
 
 
