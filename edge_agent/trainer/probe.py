@@ -70,7 +70,7 @@ def _gradients(encoder: Sequence[Tensor], done: Pass, execution: Execution) -> I
     One is what the others leave of the whole: the one that sends most, as rounding then weighs least. In bfloat16
     even that would be too coarse, so there all are computed.
     """
-    flows = [view.grad for view in done.views.values()]
+    flows = [view.grad if view.retains_grad else None for view in done.views.values()]
     if any(flow is None for flow in flows):
         raise ValueError("the pass has no gradients of its views: make it with keep=True and run its backward")
     left: _Gradients = [None if value.grad is None else value.grad.clone() for value in encoder]
