@@ -68,8 +68,10 @@ class Predictor:
             raise InferenceError(f"onnxruntime cannot load {bundle_dir / ONNX}: {error}") from error
 
     def predict(self, rgb: npt.NDArray[np.uint8]) -> dict[str, Prediction]:
-        """A picture `[height, width, 3]` of any size -> by task, at the model's size and in the labels' units:
-        class ids uint8 `[height, width]`, or values float32 `[channels, height, width]` (not clipped).
+        """A picture `[height, width, 3]` of any size -> by task, at the model's size and in the labels' units.
+
+        Maps: class ids uint8 `[height, width]`, or values float32 `[channels, height, width]` (not clipped). Of the
+        whole picture, float32 `[channels]`: the probability of each class or label, or numbers.
         """
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.size:
             raise InferenceError(f"a picture is uint8 [height, width, 3], not {rgb.dtype} {list(rgb.shape)}")
@@ -124,7 +126,15 @@ def _read(task: TaskOutput, output: FloatArray) -> Prediction:
     if task.kind == "classes":
         classes: npt.NDArray[np.uint8] = output.argmax(axis=0).astype(np.uint8)
         return classes
-    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (task.mean, task.std))
+    if task.kind == "class":
+        weights = np.exp(output - output.max())
+        shares: FloatArray = weights / weights.sum()
+        return shares
+    if task.kind == "labels":
+        # The same as 1 / (1 + exp(-y)), which overflows for scores that are far below zero.
+        return ((np.tanh(output / 2) + 1) / 2).astype(np.float32)
+    shape = (-1,) if task.kind == "numbers" else (-1, 1, 1)
+    mean, std = (np.asarray(values, np.float32).reshape(shape) for values in (task.mean, task.std))
     values: FloatArray = ((output * std + mean) / np.float32(task.scale)).astype(np.float32)
     return values
 

@@ -7,6 +7,8 @@ hashes. A device needs nothing but the manifest to prepare a picture and to read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +16,7 @@ from msgspec import Meta
 
 from models.tasks import TASKS
 
+OutputKind = Literal["classes", "values", "class", "labels", "numbers"]
 FORMAT = 1
 MODEL = "model.safetensors"
 ONNX = "model.onnx"
@@ -25,16 +28,16 @@ INPUT = "picture"
 REFERENCE_INPUT = "input"
 REFERENCE_OUTPUT_PREFIX = "output."
 
-_UNITS = {
-    "segment_semantic": "class id, 0 = ignored",
-    "depth_zbuffer": "1/512 m",
-    "normal": "8-bit, 127.5 = 0",
-    "keypoints2d": "16-bit response",
-    "edge_texture": "16-bit response",
-    "rgb": "8-bit",
-    "orientation": "8-bit, 127.5 = 0",
-    "saliency": "16-bit response",
-}
+#: How an output is read, by the task's kind and loss.
+_KINDS: Mapping[tuple[str, str], OutputKind] = MappingProxyType(
+    {
+        ("map", "cross_entropy"): "classes",
+        ("map", "l1"): "values",
+        ("vector", "cross_entropy"): "class",
+        ("vector", "bce"): "labels",
+        ("vector", "l1"): "numbers",
+    }
+)
 
 
 class ManifestError(ValueError):
@@ -54,17 +57,23 @@ class PictureInput(_Part, frozen=True):
     scale: float = 1 / 255
 
 
-class TaskOutput(_Part, frozen=True):
-    """How one output is read: "classes" is the channel with the largest value, "values" is (y * std + mean) / scale."""
+class TaskOutput(_Part, frozen=True, omit_defaults=True):
+    """How one output is read.
+
+    Maps `[channels, size, size]`: "classes" is the channel with the largest value, "values" is (y * std + mean) /
+    scale. Vectors `[channels]`: "class" is one of the classes by softmax, "labels" are several by the logistic function
+    of each, "numbers" are (y * std + mean) / scale. `names`: of the classes, by id, where the task has them.
+    """
 
     name: str
-    letter: Annotated[str, Meta(pattern=r"^[a-z]\Z")]
+    letter: Annotated[str, Meta(pattern=r"^[a-zA-Z]\Z")]
     channels: Annotated[int, Meta(ge=1)]
-    kind: Literal["classes", "values"]
+    kind: OutputKind
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float
     unit: str
+    names: tuple[str, ...] = ()
 
 
 class Lineage(_Part, frozen=True):
@@ -127,11 +136,12 @@ def task_output(name: str) -> TaskOutput:
         name=name,
         letter=task.letter,
         channels=task.channels,
-        kind="classes" if task.is_classes else "values",
+        kind=_KINDS[task.kind, task.loss],
         mean=task.mean,
         std=task.std,
         scale=task.scale,
-        unit=_UNITS.get(name, "label units"),
+        unit=task.unit,
+        names=task.names,
     )
 
 

@@ -58,6 +58,7 @@ class TaskSpec:
     `masked`: the loss counts only pixels with a valid depth, so the depth label is loaded too.
     `rotate`: the loss is the minimum over the nine one-pixel shifts ("rotate loss").
     `flip_negates`: channels of a map whose sign changes when the picture is mirrored left-right.
+    `unit`: of the values in the label files. `names`: of the classes, by id; empty where each dataset has its own.
     """
 
     name: str
@@ -73,6 +74,8 @@ class TaskSpec:
     masked: bool = False
     rotate: bool = False
     flip_negates: tuple[int, ...] = ()
+    unit: str = "label units"
+    names: tuple[str, ...] = ()
 
     @property
     def domain(self) -> str:
@@ -148,6 +151,8 @@ def _spec_faults(task: TaskSpec) -> Iterator[str]:
         wanted = 1 if task.is_classes or task.averaged else task.channels
         if wanted > _FILE_CHANNELS[task.encoding] or (task.is_classes and task.encoding == "rgb8"):
             yield f"files of encoding {task.encoding} cannot hold its labels"
+    if task.names and (task.is_values or len(task.names) != task.channels):
+        yield f"{len(task.names)} names for {task.channels} channels of {task.loss}; classes have one each, or none"
     yield from _normalisation_faults(task)
 
 
@@ -174,6 +179,8 @@ _LOSSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _FILE_CHANNELS: Mapping[str, int] = MappingProxyType({"rgb8": 3, "grey8": 1, "grey16": 1})
 _BYTE = 1 / 255
 _CLASSES = 18
+_RESPONSE = "16-bit response"
+_DIRECTION = "8-bit, 127.5 = 0"
 
 # Mirroring. A normal's x component changes its sign with the picture, and so does the sine of twice an edge's angle
 # (orientation). Depth, edges and shading are scalars. The principal curvatures are scalars too: eigenvalues of the
@@ -181,33 +188,38 @@ _CLASSES = 18
 # camera's, a mirrored room shows the camera the mirrored side, and so a dent stays a dent. (Their directions would
 # turn; Taskonomy does not store them.)
 _ALL = (
-    TaskSpec("segment_semantic", "s", _CLASSES, "cross_entropy", encoding="grey8"),
-    TaskSpec("depth_zbuffer", "d", 1, "l1", mean=(1500.0,), std=(1000.0,), masked=True, rotate=True),
+    TaskSpec("segment_semantic", "s", _CLASSES, "cross_entropy", encoding="grey8", unit="class id, 0 = ignored"),
+    TaskSpec("depth_zbuffer", "d", 1, "l1", mean=(1500.0,), std=(1000.0,), masked=True, rotate=True, unit="1/512 m"),
     TaskSpec(
         "normal", "n", 3, "l1", encoding="rgb8", scale=_BYTE, mean=(0.5,), std=(0.5,),
-        masked=True, rotate=True, flip_negates=(0,),
+        masked=True, rotate=True, flip_negates=(0,), unit=_DIRECTION,
     ),
-    TaskSpec("keypoints2d", "k", 1, "l1", mean=(50.0,), std=(100.0,)),
-    TaskSpec("edge_texture", "t", 1, "l1", mean=(718.0,), std=(1070.0,)),
-    TaskSpec("edge_occlusion", "e", 1, "l1", mean=(56.0248,), std=(239.1265,), masked=True, rotate=True),
+    TaskSpec("keypoints2d", "k", 1, "l1", mean=(50.0,), std=(100.0,), unit=_RESPONSE),
+    TaskSpec("edge_texture", "t", 1, "l1", mean=(718.0,), std=(1070.0,), unit=_RESPONSE),
+    TaskSpec(
+        "edge_occlusion", "e", 1, "l1", mean=(56.0248,), std=(239.1265,), masked=True, rotate=True, unit=_RESPONSE
+    ),
     # The published means of these two are of values in 0..1; the files have eight bits.
     TaskSpec(
         "reshading", "r", 1, "l1", encoding="rgb8", scale=_BYTE, mean=(0.4962,), std=(0.2846,),
-        averaged=True, masked=True,
+        averaged=True, masked=True, unit="8-bit",
     ),
     TaskSpec(
         "principal_curvature", "c", 2, "l1", encoding="rgb8", scale=_BYTE, mean=(0.5175, 0.4987),
-        std=(0.1373, 0.0359), masked=True,
+        std=(0.1373, 0.0359), masked=True, unit="8-bit, 127 = flat",
     ),
     # Tasks that need no labels beside the picture itself, for anybody's photographs.
-    TaskSpec("rgb", "a", 3, "l1", encoding="rgb8", scale=_BYTE),
-    TaskSpec("orientation", "o", 2, "l1", encoding="rgb8", scale=_BYTE, mean=(0.5,), std=(0.5,), flip_negates=(1,)),
-    TaskSpec("saliency", "v", 1, "l1", scale=1 / 65535, mean=(0.2,), std=(0.2,)),
+    TaskSpec("rgb", "a", 3, "l1", encoding="rgb8", scale=_BYTE, unit="8-bit"),
+    TaskSpec(
+        "orientation", "o", 2, "l1", encoding="rgb8", scale=_BYTE, mean=(0.5,), std=(0.5,), flip_negates=(1,),
+        unit=_DIRECTION,
+    ),
+    TaskSpec("saliency", "v", 1, "l1", scale=1 / 65535, mean=(0.2,), std=(0.2,), unit=_RESPONSE),
     # Tasks of the whole picture: the kind of room, which of the semantic classes can be seen, and how far away the
     # scene is on average (metres, over pixels of valid depth).
-    TaskSpec("class_scene", "p", 16, "cross_entropy", kind="vector"),
-    TaskSpec("class_object", "m", _CLASSES, "bce", kind="vector"),
-    TaskSpec("distance", "z", 1, "l1", kind="vector", mean=(3.0,), std=(1.5,)),
+    TaskSpec("class_scene", "p", 16, "cross_entropy", kind="vector", unit="class id"),
+    TaskSpec("class_object", "m", _CLASSES, "bce", kind="vector", unit="1 = visible"),
+    TaskSpec("distance", "z", 1, "l1", kind="vector", mean=(3.0,), std=(1.5,), unit="m"),
 )  # fmt: skip
 
 
