@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from tools.report import affinity, charts, pictures, splitting, words
+from tools.report.html import style, template, write_whole
 from tools.report.pictures import Prediction
 from tools.report.view import PHASES, Json, Scheme, read_schemes
 
@@ -43,10 +39,7 @@ def write_report(
     `host` says where it ran: `command` (as typed), `versions` {name: version}, and any further name: value pairs.
     Raises PredictionError for prediction arrays that do not fit, OSError if the file cannot be written.
     """
-    page = render(records, summary, predictions, host)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, render(records, summary, predictions, host))
 
 
 def render(
@@ -55,16 +48,12 @@ def render(
     """The page as text; see `write_report`."""
     schemes = read_schemes(records, summary)
     tasks = _tasks(schemes, summary)
-    environment = Environment(
-        loader=PackageLoader("tools.report", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals |= {"words": words, "scheme_css": charts.scheme_css}
-    environment.globals["task_css"] = lambda task: splitting.task_css(task, tasks)
-    css = files("tools.report").joinpath("style.css").read_text(encoding="utf-8")
     shown = list(schemes.values())
-    return environment.get_template("report.html.j2").render(
-        css=Markup(css),  # our own file, not a run's text
+    return template("tools.report", "report.html.j2").render(
+        css=style("tools.report"),
+        words=words,
+        scheme_css=charts.scheme_css,
+        task_css=lambda task: splitting.task_css(task, tasks),
         headline=words.headline(schemes),
         schemes=shown,
         base=schemes.get("one-by-one"),

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from models.tasks import TASKS
 from tools.report import words
 from tools.report.svg import Scale, el, number, picture, text, ticks
 from tools.report.view import Json, Scheme, Split, finite
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 360.0, 8.0, 130.0, 24.0
 _STRAND, _BUNDLED, _GROUP_GAP = 24.0, 7.0, 26.0
-_LETTERS = {
-    "segment_semantic": "s", "depth_zbuffer": "d", "normal": "n", "keypoints2d": "k",
-    "edge_texture": "t", "rgb": "a", "orientation": "o", "saliency": "v",
-}  # fmt: skip
+#: Letters that have a colour; a task with another letter takes these in turn.
+_COLOURED = "sdnktaoverc"
 
 
 def task_css(task: str, tasks: Sequence[str]) -> str:
-    """CSS class that carries a task's colour; unknown tasks take the colours in turn."""
-    spare = tuple(_LETTERS.values())
-    return f"t-{_LETTERS.get(task) or spare[(list(tasks).index(task) if task in tasks else 0) % len(spare)]}"
+    """CSS class that carries a task's colour; tasks without one of their own take the colours in turn."""
+    letter = TASKS[task].letter if task in TASKS else ""
+    if letter and letter in _COLOURED:
+        return f"t-{letter}"
+    return f"t-{_COLOURED[(list(tasks).index(task) if task in tasks else 0) % len(_COLOURED)]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,12 @@ _TASK_LABELS = {
     "normal": "normals",
     "keypoints2d": "keypoints",
     "edge_texture": "edges",
+    "edge_occlusion": "outlines",
+    "reshading": "shading",
+    "principal_curvature": "curvature",
     "rgb": "picture",
+    "class_scene": "room type",
+    "class_object": "objects",
 }
 #: A partial sum may hold measurements, estimates or both: it must not sound like either.
 _STATE_WORDS = {"measured": "measured", "estimated": "estimated", "partial": "incomplete"}
