@@ -131,6 +131,7 @@ class Daemon:
             labels=self._inventory.labels,
             train_samples=self._inventory.train_samples,
             test_samples=self._inventory.test_samples,
+            val_samples=self._inventory.val_samples,
             energy_source=self._meter.source,
             energy_state=self._meter.state,
             cores=os.cpu_count() or 1,

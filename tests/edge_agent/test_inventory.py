@@ -45,6 +45,7 @@ def take(root: Path, train: tuple[str, ...] | None = None, test: tuple[str, ...]
 def test_named_buildings_are_counted_and_only_labels_of_all_of_them_are_offered(root: Path) -> None:
     found = take(root, ("hall",), ("kitchen",))
     assert found == Inventory(("hall",), ("kitchen",), ("depth_zbuffer", "normal", "rgb"), 4, 5)
+    assert take(root, ("attic",)).val_samples == 1
     assert (take(root, ("kitchen",)).train_samples, take(root, ("attic",)).train_samples) == (4, 2), "one is kept back"
     assert take(root, ("hall",), ("attic",)).labels == ("normal", "rgb"), "the attic has no depth"
 

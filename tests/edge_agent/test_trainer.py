@@ -343,13 +343,3 @@ def test_steps_are_few_and_the_last_always_comes(home: Path) -> None:
     assert len(steps) == 2
     assert steps[0].done == 1
     assert steps[1].done == steps[1].total
-
-
-def test_datasets_are_kept_while_they_fit(home: Path) -> None:
-    stock = Stock(_setup(home))
-    first = stock.samples("train", TASKS, SIZE, 0.1)
-    assert stock.samples("train", TASKS, SIZE, 0.1).dataset is first.dataset
-    tight = Stock(_setup(home, cache_bytes=1))
-    first = tight.samples("train", TASKS, SIZE, 0.1)
-    tight.samples("test", TASKS, SIZE, 0.1)
-    assert tight.samples("train", TASKS, SIZE, 0.1).dataset is not first.dataset
