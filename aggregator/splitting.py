@@ -188,12 +188,19 @@ def _tie(affinity: Floats) -> float:
 
 def best_groups(affinity: Floats, max_splits: int) -> Groups:
     """Task positions of the best partition; `affinity` is `[source, target]`, finite."""
-    count = len(affinity)
-    layers = min(max_splits, count)
-    values = group_values(affinity)
+    return best_partition(group_values(affinity), max_splits, _tie(affinity))
+
+
+def best_partition(values: Floats, max_groups: int, tie: float) -> Groups:
+    """The partition of all tasks into at most `max_groups` groups with the largest sum of `values[mask]`.
+
+    Sums closer than `tie` are ties: the fewest groups, then the lexicographically smallest.
+    """
+    count = len(values).bit_length() - 1
+    layers = min(max_groups, count)
     best = _best_by_layers(values, count, layers)
     totals = [_best_whole(values, best, layer) for layer in range(1, layers + 1)]
-    target = max(totals) - _tie(affinity)
+    target = max(totals) - tie
     groups_wanted = next(layer for layer, total in enumerate(totals, 1) if total >= target)
     return _trace(values, best, count, groups_wanted, target)
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from aggregator.schemes.base import NoOptions, Results, SplitPlan, Stage
+from aggregator.schemes.base import SplitPlan, Stage
+from aggregator.schemes.plans import SingleStage
 from models.tasks import letters
 from models.wire.job import JobSpec
 
 
-class OneByOne:
+class OneByOne(SingleStage):
     """A split per task, named by the task's letter."""
 
     name = "one-by-one"
-    options: type[msgspec.Struct] = NoOptions
-
-    def faults(self, spec: JobSpec) -> list[str]:
-        """Nothing is asked of the spec."""
-        return []
 
     def first(self, spec: JobSpec, agents: tuple[str, ...]) -> Stage:
         """All rounds for each task alone."""
         splits = tuple(SplitPlan(letters([task]), (task,), 0, spec.rounds - 1) for task in spec.tasks)
         return Stage("training", splits)
-
-    def following(self, spec: JobSpec, agents: tuple[str, ...], stage: int, results: Results) -> Stage | None:
-        """Nothing follows."""
-        return None
 
 
 SCHEME = OneByOne()

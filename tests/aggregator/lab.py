@@ -40,7 +40,7 @@ CAPABILITIES = msg.Capabilities(
     cores=4,
     memory_bytes=2**32,
 )
-TESTER = msgspec.structs.replace(CAPABILITIES, test_samples=5)
+TESTER = msgspec.structs.replace(CAPABILITIES, test_samples=5, val_samples=5)
 Answer = Callable[["Lab", act.SendOrder], "ev.AnyEvent | None"]
 
 
@@ -236,7 +236,14 @@ class Lab:
             bytes_up=100,
             bytes_down=200,
             train_s=1.5,
+            loss_weights=self.weights(order),
         )
+
+    def weights(self, order: msg.TrainOrder) -> tuple[float, ...]:
+        """Each task's weight grows with its place, from ones, under GradNorm."""
+        if order.settings.loss_weighting != "gradnorm":
+            return ()
+        return tuple(w + 0.1 * i for i, w in enumerate(order.loss_weights or (1.0,) * len(order.tasks)))
 
     def evaluate_report(self, order: msg.EvaluateOrder) -> msg.EvaluateReport:
         level = float(self.load(order.base.sha256)[0])

@@ -211,8 +211,8 @@ def test_a_spec_that_cannot_be_run_fails_with_all_its_faults() -> None:
     assert lab.job().state == "failed"
     for part in ("'nonsense'", "normal is given 2 times", "merge_rounds is 2"):
         assert part in lab.job().reason
-    lab.submit("other", scheme="hoa").run()
-    assert "known are all-in-one, mas, one-by-one" in lab.job("other").reason
+    lab.submit("other", scheme="nothing").run()
+    assert "unknown scheme 'nothing'; known are all-in-one," in lab.job("other").reason
 
 
 def test_without_probed_batches_the_tasks_are_not_split_at_random() -> None:
