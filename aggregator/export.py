@@ -8,8 +8,10 @@ Exit code 0, or 1 with the reason on stderr.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
+import itertools
 import sys
 import warnings
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.bundle import (
     FORMAT,
@@ -132,8 +135,24 @@ def write_onnx(network: MultiTaskNet, size: int, path: Path) -> None:
         # The exporter announces its successor, which needs onnxscript, and that sizes become constants, as they should.
         # What it warns of differs by release; the result is checked instead, here and on every device.
         warnings.simplefilter("ignore")
-        torch.onnx.export(_Outputs(network).eval(), (example,), str(path), **options)
+        torch.onnx.export(_Outputs(_folded(network)).eval(), (example,), str(path), **options)
     _check_onnx(path)
+
+
+def _folded(network: MultiTaskNet) -> MultiTaskNet:
+    """A copy for inference in which BatchNorm right after a transposed convolution is part of that convolution.
+
+    torch's exporter folds it into other convolutions, but leaves it after transposed ones.
+    """
+    copied = copy.deepcopy(network).eval()
+    for layers in copied.modules():
+        if not isinstance(layers, nn.Sequential):
+            continue
+        for place, (before, norm) in enumerate(itertools.pairwise(list(layers))):
+            if isinstance(before, nn.ConvTranspose2d) and before.groups == 1 and isinstance(norm, nn.BatchNorm2d):
+                layers[place] = fuse_conv_bn_eval(before, norm, transpose=True)
+                layers[place + 1] = nn.Identity()
+    return copied
 
 
 class _Outputs(nn.Module):
