@@ -58,7 +58,7 @@ def infer(
     image: Path = typer.Argument(..., help="A picture of any size."),
     state_dir: Path = typer.Option(None, "--state-dir", help="The agent's state_dir; its active bundles are used."),
     bundle: Path = typer.Option(None, "--bundle", help="One bundle's folder instead."),
-    out: Path = typer.Option(Path(), "--out", "-o", help="Folder for the predictions, one .npy and .png a task."),
+    out: Path = typer.Option(Path(), "--out", "-o", help="Folder for the predictions: .npy, and .png of maps."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Predict every task of a picture with the bundles that are active on this device (onnxruntime, no torch)."""
@@ -78,4 +78,5 @@ def infer(
         if not wanted:
             raise fail(f"no bundle is active under {state_dir}; one is installed when a job is deployed")
         written = infer_picture(image, wanted, out)
-    typer.echo(json.dumps(written) if as_json else "\n".join(f"{row['task']}: {row['picture']}" for row in written))
+    told = (f"{row['task']}: {row.get('says') or row['picture']}" for row in written)
+    typer.echo(json.dumps(written) if as_json else "\n".join(told))
