@@ -54,14 +54,14 @@ def gradient(grey: FloatMap) -> tuple[FloatMap, FloatMap]:
 
 def edge_strength(grey: FloatMap) -> FloatMap:
     """Magnitude of the smoothed gradient, in grey levels per 1/64 of the picture's height."""
-    unit = _unit_px(grey)
+    unit = unit_px(grey)
     dx, dy = gradient(smooth(grey, unit))
     return np.asarray(np.hypot(dx, dy) * unit)
 
 
 def keypoint_strength(grey: FloatMap) -> FloatMap:
     """Largest scale-normalised Hessian determinant over three scales; saddles (negative) count as zero."""
-    unit = _unit_px(grey)
+    unit = unit_px(grey)
     return np.asarray(np.max([hessian_response(grey, sigma * unit) for sigma in _KEYPOINT_SIGMAS], axis=0))
 
 
@@ -82,7 +82,7 @@ def orientation_field(grey: FloatMap) -> FloatMap:
     A vertical edge gives (1, 0), a horizontal one (-1, 0); flat or isotropic places give (0, 0). Mirroring the
     picture left-right changes the sign of the second channel only.
     """
-    unit = _unit_px(grey)
+    unit = unit_px(grey)
     dx, dy = gradient(smooth(grey, 0.7 * unit))
     xx, yy, xy = (smooth(product, 1.5 * unit) for product in (dx * dx, dy * dy, dx * dy))
     # The floor keeps quantisation noise of flat areas from looking like strong texture.
@@ -99,7 +99,7 @@ def saliency(grey: FloatMap) -> FloatMap:
     taps = np.full(3, 1 / 3)
     residual = log_amplitude - _along(_along(log_amplitude, taps, 0), taps, 1)
     back = np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))
-    energy = smooth(np.abs(back) ** 2, 2.5 * _unit_px(grey))
+    energy = smooth(np.abs(back) ** 2, 2.5 * unit_px(grey))
     return np.asarray(energy / energy.max())
 
 
@@ -139,7 +139,8 @@ def _along(values: FloatMap, taps: FloatMap, axis: int) -> FloatMap:
     return total
 
 
-def _unit_px(grey: FloatMap) -> float:
+def unit_px(grey: FloatMap) -> float:
+    """Pixels in one 64th of a picture's height, at least 1: the unit in which filter widths are given."""
     return max(1.0, float(grey.shape[0]) / _REFERENCE_SIZE)
 
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_furniture import MODELS, write_set
 
 from edge_agent.datasets import check_dataset, open_dataset, read_manifest
+from edge_agent.datasets.images import read_image
+from edge_agent.datasets.layout import MANIFEST
+from models.tasks import TASKS
 from tools.scenes import job as job_module
+from tools.scenes import library as library_module
+from tools.scenes.catalogue import Model
 from tools.scenes.dataset import total_views, write_scenes
+from tools.scenes.encode import DOMAINS, PRESENT_SHARE
 from tools.scenes.files import FolderError, point_numbers
 from tools.scenes.job import Plan, ScenesError
+from tools.scenes.library import Library, open_library
+from tools.scenes.meshes import Mesh, load_model
+from tools.scenes.styles import ROOM_KINDS
 
 PLAN = Plan(buildings=1, test_buildings=1, points=4, test_points=2, views=2, size=16, seed=3)
 
@@ -50,8 +63,90 @@ def test_the_manifest_says_what_is_there(dataset: Path) -> None:
     assert manifest.size == 16
 
 
+def test_the_manifest_names_the_numbers_of_whole_pictures(dataset: Path) -> None:
+    found = json.loads((dataset / MANIFEST).read_bytes())
+    assert found["domains"] == list(DOMAINS)
+    assert found["label_names"]["class_scene"] == {str(number): name for number, name in enumerate(ROOM_KINDS)}
+    assert found["label_names"]["class_object"]["9"] == "table"
+    kinds = {json.loads(path.read_bytes()) for path in (dataset / "class_scene").rglob("*.json")}
+    assert kinds <= set(range(len(ROOM_KINDS)))
+
+
 def test_the_checker_finds_nothing(dataset: Path) -> None:
-    assert check_dataset(dataset, ["segment_semantic", "depth_zbuffer", "normal", "keypoints2d", "edge_texture"]) == []
+    assert check_dataset(dataset, [task for task in TASKS if TASKS[task].domain in DOMAINS]) == []
+
+
+def test_numbers_agree_with_the_pictures_beside_them(dataset: Path) -> None:
+    for path in (dataset / "depth_zbuffer").rglob("*.png"):
+        name = path.name.replace("depth_zbuffer.png", "{}.json")
+        depth = read_image(path, "depth_zbuffer")
+        distance = dataset / "distance" / path.parent.name / name.format("distance")
+        assert json.loads(distance.read_bytes()) == pytest.approx(depth[depth < 8192].mean() / 512, abs=1e-4)
+        classes = read_image(
+            dataset / "segment_semantic" / path.parent.name / path.name.replace("depth_zbuffer", "segment_semantic"),
+            "segment_semantic",
+        )
+        present = dataset / "class_object" / path.parent.name / name.format("class_object")
+        shares = [np.mean(classes == number) for number in range(18)]
+        assert json.loads(present.read_bytes()) == [int(share >= PRESENT_SHARE) for share in shares]
+
+
+def test_fewer_tasks_are_the_same_files_and_fewer(dataset: Path, catalogue: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, tasks="sdnkt")
+    assert plan.command() == PLAN.command() + " --tasks sdnkt"
+    write_scenes(plan, catalogue, tmp_path / "few")
+    manifest = read_manifest(tmp_path / "few")
+    assert manifest is not None
+    assert manifest.domains == [
+        "rgb", "depth_zbuffer", "normal", "segment_semantic", "keypoints2d", "edge_texture"
+    ]  # fmt: skip
+    few, everything = digests(tmp_path / "few"), digests(dataset)
+    labels = {name: digest for name, digest in few.items() if name.endswith(".png")}
+    assert len(labels) == 6 * total_views(PLAN)
+    assert labels.items() <= everything.items()
+    assert check_dataset(tmp_path / "few") == []
+
+
+def test_a_dataset_of_the_first_release_gets_its_missing_labels(dataset: Path, catalogue: Path, tmp_path: Path) -> None:
+    root = tmp_path / "older"
+    shutil.copytree(dataset, root)
+    for domain in DOMAINS[6:]:
+        shutil.rmtree(root / domain)
+    summary = write_scenes(PLAN, catalogue, root)
+    assert (summary.written, summary.kept) == (total_views(PLAN), 0)
+    assert digests(root) == digests(dataset)
+
+
+def test_tasks_without_labels_are_refused_with_the_other_faults() -> None:
+    faults = Plan(buildings=0, tasks="sv").faults()
+    assert [fault.split()[0] for fault in faults] == ["--buildings", "--tasks:"]
+    assert "saliency" in faults[1]
+    assert "unknown task" in Plan(tasks="nothing").faults()[0]
+
+
+def test_models_are_read_once_and_forgotten_for_others(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(model: Model, archive: object) -> Mesh:
+        read.append(model.key)
+        return load_model(model)
+
+    monkeypatch.setattr(library_module, "load_model", counted)
+    library = Library(catalogue)
+    first, second = library.models[:2]
+    assert library.load(first) is library.load(first)
+    small = Library(catalogue, kept_bytes=library.load(first).nbytes)
+    for model in (first, second, first):
+        small.load(model)
+    assert read == [first.key, first.key, second.key, first.key]
+
+
+def test_a_catalogue_that_changes_is_read_again(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    before = open_library(folder)
+    assert open_library(folder) is before
+    write_set(folder, models=MODELS[:3])
+    assert len(open_library(folder).models) == 3
 
 
 def test_training_and_validation_both_have_images(dataset: Path) -> None:
@@ -91,7 +186,7 @@ def test_an_interrupted_run_is_completed(
     def interrupted(path: Path, data: bytes) -> None:
         nonlocal written
         written += 1
-        if written == 20:
+        if written == 40:
             raise KeyboardInterrupt
         write(path, data)
 

@@ -49,10 +49,15 @@ def wall_and_floor() -> Soup:
 CAMERA = Camera((0.0, 1.0, 0.0), 0.0, 0.0, 60.0)
 
 
+def seen(soup: Soup, style: Style, size: int) -> View:
+    renderer = Renderer(soup, style)
+    rgb, surface = renderer.shoot(CAMERA, size)
+    return View(rgb, renderer.labels(CAMERA, size), surface, "living")
+
+
 def test_depth_is_along_the_axis_in_512ths_of_a_metre(style: Style) -> None:
     size = 32
-    view = View(np.zeros((size, size, 3), np.uint8), Renderer(wall_and_floor(), style).labels(CAMERA, size))
-    stored = encode_view(view)
+    stored = encode_view(seen(wall_and_floor(), style, size))
     depth, classes = stored["depth_zbuffer"], stored["segment_semantic"]
     assert depth.dtype == np.uint16
     # The wall is 4 m away along the axis everywhere, in the corners of the picture too.
@@ -68,8 +73,7 @@ def test_depth_is_along_the_axis_in_512ths_of_a_metre(style: Style) -> None:
 
 
 def test_normals_are_in_the_cameras_frame(style: Style) -> None:
-    view = View(np.zeros((32, 32, 3), np.uint8), Renderer(wall_and_floor(), style).labels(CAMERA, 32))
-    stored = encode_view(view)
+    stored = encode_view(seen(wall_and_floor(), style, 32))
     normal, classes = stored["normal"], stored["segment_semantic"]
     assert {tuple(n) for n in normal[classes == 1].tolist()} == {(127, 127, 254)}
     assert {tuple(n) for n in normal[classes == 2].tolist()} == {(127, 254, 127)}
@@ -162,6 +166,8 @@ def test_png_comes_back_unchanged(pixels: np.ndarray) -> None:
         image.load()
         np.testing.assert_array_equal(np.asarray(image).astype(pixels.dtype), pixels)
     assert png.encode(pixels) == data
+    with Image.open(io.BytesIO(png.encode(pixels, thorough=False))) as image:
+        np.testing.assert_array_equal(np.asarray(image).astype(pixels.dtype), pixels)
 
 
 def test_png_refuses_what_it_cannot_store() -> None:

@@ -29,19 +29,22 @@ def scenes(
     views: Annotated[int, typer.Option(help="Pictures of each point, from different places.")] = 2,
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    tasks: Annotated[
+        str, typer.Option(help="Only the labels of these tasks, as letters (sdnkt) or names; by default all.")
+    ] = "",
     catalogue: Annotated[
         Path | None, typer.Option(help="Folder with furniture sets (*.sh3f); by default Debian's are fetched.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; they do not change the result.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Render furnished rooms with depth, normals, classes, keypoints and edges."""
+    """Render furnished rooms with Taskonomy's labels: the paper's nine, kind of room, classes present, distance."""
     from tools.scenes.catalogue import CatalogueError
     from tools.scenes.fetch import default_cache, fetch_catalogue
     from tools.scenes.files import FolderError
     from tools.scenes.job import Plan
 
-    plan = Plan(buildings, test_buildings, points, test_points, views, size, seed)
+    plan = Plan(buildings, test_buildings, points, test_points, views, size, seed, tasks)
     if faults := plan.faults():
         raise fail("; ".join(faults), 2)
     with failing_on(CatalogueError, FolderError, OSError), _interruptible(out):
@@ -118,19 +121,38 @@ def photos(
 
 @app.command()
 def check(
-    root: Annotated[Path, typer.Argument(help="Dataset in Taskonomy's layout.")],
+    root: Annotated[Path, typer.Argument(help="Dataset in Taskonomy's layout, or in --format.")],
     tasks: Annotated[str, typer.Option(help="Tasks that have to be there, as letters (sdnkt) or names.")] = "",
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Name buildings with fewer pictures to train on than this; 0 names none.")
+    ] = 0,
+    buildings: Annotated[
+        str, typer.Option(help="Only these buildings, with commas between them, and only what --tasks need.")
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Compare names, and open one view of each building.")] = False,
+    data_format: Annotated[str, typer.Option("--format", help="How the dataset is stored.")] = "taskonomy",
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
 ) -> None:
     """Report everything that is wrong with a dataset; exit code 1 if anything is."""
     from edge_agent.datasets.check import check_dataset
+    from models.plugins import PluginError
     from models.tasks import UnknownTasksError, parse_tasks
 
-    try:
-        names = parse_tasks(tasks) if tasks else ()
-    except UnknownTasksError as error:
-        raise fail("; ".join(error.faults), 2) from None
-    faults = check_dataset(root, names)
+    with failing_on(PluginError):
+        try:
+            names = parse_tasks(tasks) if tasks else ()
+        except UnknownTasksError as error:
+            raise fail("; ".join(error.faults), 2) from None
+        with _bar("checking", 0, quiet=as_json) as advance:
+            faults = check_dataset(
+                root,
+                names,
+                buildings=[name.strip() for name in buildings.split(",") if name.strip()] or None,
+                batch_size=batch_size,
+                thorough=not quick,
+                data_format=data_format,
+                progress=lambda done, total: advance(1, total),
+            )
     if as_json:
         _print_json(
             root=str(root),

@@ -24,14 +24,19 @@ from edge_agent.datasets.layout import (
 )
 from tools.scenes.attributions import attributions
 from tools.scenes.catalogue import Model, read_catalogue
-from tools.scenes.encode import ENCODERS
 from tools.scenes.files import claim, finish, write_atomic
 from tools.scenes.job import POINTS_PER_ROOM, Plan, RoomJob, RoomResult, ScenesError, render_room
 from tools.scenes.roles import CLASSES
-from tools.scenes.styles import building_name, draw_style
+from tools.scenes.styles import ROOM_KINDS, building_name, draw_style
 
 #: Goes up whenever the same seed would give other pictures.
 GENERATOR_VERSION = "scenes-1"
+
+
+class ScenesManifest(Manifest, frozen=True):
+    """The manifest of rendered rooms: `label_names[domain]` says what the numbers of a whole picture's label mean."""
+
+    label_names: dict[str, dict[int, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +120,17 @@ def _ignore_interrupt() -> None:
 
 def _finish(plan: Plan, generator: Generator, models: tuple[Model, ...], root: Path) -> None:
     names = [building_name(number) for number in range(plan.buildings + plan.test_buildings)]
-    manifest = Manifest(
+    names_of = {"class_scene": dict(enumerate(ROOM_KINDS)), "class_object": dict(CLASSES)}
+    manifest = ScenesManifest(
         format=MANIFEST_FORMAT,
         name="scenes",
         generator=generator,
         size=plan.size,
-        domains=list(ENCODERS),
+        domains=list(plan.domains),
         buildings=Buildings(names[: plan.buildings], names[plan.buildings :]),
         classes=dict(CLASSES),
         images={name: plan.points_of(number) * plan.views for number, name in enumerate(names)},
+        label_names={domain: named for domain, named in names_of.items() if domain in plan.domains},
     )
     styles = [draw_style(plan.seed, number, models) for number in range(len(names))]
     write_atomic(root / "ATTRIBUTIONS.md", attributions(styles).encode())

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from edge_agent.datasets.layout import MANIFEST, Generator, Manifest, Sample, read_manifest
-from edge_agent.datasets.taskonomy import VALIDATION_SHARE, point_share
+from edge_agent.datasets.split import VALIDATION_SHARE, point_share
 
 #: Files being written start with this; whatever carries it after an interruption is waste.
 _TEMP_PREFIX = ".writing-"

@@ -12,13 +12,11 @@ from edge_agent.datasets.layout import (
     Sample,
     image_path,
 )
-from tools.scenes import png
 from tools.scenes.assemble import build
 from tools.scenes.camera import Camera, draw_camera, draw_target, view_score
-from tools.scenes.catalogue import Model, read_catalogue
-from tools.scenes.encode import ENCODERS, View, encode_view
+from tools.scenes.encode import DOMAINS, View, domains_of, files_of
 from tools.scenes.files import FolderError, point_numbers, write_atomic
-from tools.scenes.meshes import Mesh, load_model
+from tools.scenes.library import Library, open_library
 from tools.scenes.render import Renderer
 from tools.scenes.rooms import furnish
 from tools.scenes.space import Room
@@ -35,7 +33,10 @@ class ScenesError(FolderError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to render. `points` and `test_points` are per building, each looked at from `views` places."""
+    """What to render. `points` and `test_points` are per building, each looked at from `views` places.
+
+    `tasks` (letters or names) limits the labels that are written; all of them where it is empty.
+    """
 
     buildings: int = 12
     test_buildings: int = 3
@@ -44,13 +45,19 @@ class Plan:
     views: int = 2
     size: int = 64
     seed: int = 0
+    tasks: str = ""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Folders that are written, in the manifest's order."""
+        return domains_of(self.tasks) if self.tasks else DOMAINS
 
     def command(self) -> str:
         """The command line that makes this dataset again."""
         return (
             f"mas data scenes OUT --buildings {self.buildings} --test-buildings {self.test_buildings} "
             f"--points {self.points} --test-points {self.test_points} --views {self.views} "
-            f"--size {self.size} --seed {self.seed}"
+            f"--size {self.size} --seed {self.seed}" + (f" --tasks {self.tasks}" if self.tasks else "")
         )
 
     def faults(self) -> list[str]:
@@ -69,7 +76,13 @@ class Plan:
             for name, low in lowest.items()
             if getattr(self, name) < low
         ]
-        return faults + ([f"--size is {self.size}, must be at most 2048"] if self.size > 2048 else [])
+        if self.size > 2048:
+            faults.append(f"--size is {self.size}, must be at most 2048")
+        try:
+            _ = self.domains
+        except ValueError as error:
+            faults.append(f"--tasks: {error}")
+        return faults
 
     def points_of(self, building: int) -> int:
         return self.points if building < self.buildings else self.test_points
@@ -104,39 +117,36 @@ class RoomResult:
 
 def render_room(job: RoomJob) -> RoomResult:
     """Write every missing view of one room. Runs in a worker process."""
-    missing = [sample for sample in job.samples() if not _complete(job.root, sample)]
+    missing = [sample for sample in job.samples() if not _complete(job, sample)]
     kept = len(job.samples()) - len(missing)
     if not missing:
         return RoomResult(0, kept, 0.0, ())
     notes: list[str] = []
-    style = draw_style(job.plan.seed, job.building, read_catalogue(job.catalogue))
-    renderer, cameras = _prepare_room(job, style, notes)
+    library = open_library(job.catalogue)
+    style = draw_style(job.plan.seed, job.building, library.models)
+    renderer, kind, cameras = _prepare_room(job, style, library, notes)
     started = time.monotonic()
     for sample in missing:
         camera = cameras[sample]
-        view = View(renderer.picture(camera, job.plan.size), renderer.labels(camera, job.plan.size))
-        for domain, stored in encode_view(view).items():
-            write_atomic(image_path(job.root, domain, sample), png.encode(stored))
+        rgb, surface = renderer.shoot(camera, job.plan.size)
+        view = View(rgb, renderer.labels(camera, job.plan.size), surface, kind)
+        for domain, data in files_of(view, job.plan.domains).items():
+            write_atomic(image_path(job.root, domain, sample), data)
     return RoomResult(len(missing), kept, time.monotonic() - started, tuple(notes))
 
 
-def _prepare_room(job: RoomJob, style: Style, notes: list[str]) -> tuple[Renderer, dict[Sample, Camera]]:
-    """A room in which every wanted view exists; rooms without enough good views are torn down and drawn again."""
-    meshes: dict[str, Mesh] = {}
-
-    def load(model: Model) -> Mesh:
-        if model.key not in meshes:
-            meshes[model.key] = load_model(model)
-        return meshes[model.key]
-
+def _prepare_room(
+    job: RoomJob, style: Style, library: Library, notes: list[str]
+) -> tuple[Renderer, str, dict[Sample, Camera]]:
+    """A room in which every wanted view exists, and its kind; rooms without enough good views are drawn again."""
     kind = style.room_kinds[job.room % len(style.room_kinds)]
     for attempt in range(_ROOM_ATTEMPTS):
         rng = np.random.default_rng([job.plan.seed, job.building, 2, job.room, attempt])
         room = furnish(style, kind, rng)
-        renderer = Renderer(build(room, style, rng, load, notes.append), style)
+        renderer = Renderer(build(room, style, rng, library.load, notes.append), style)
         cameras = _cameras(job, room, style, renderer)
         if cameras is not None:
-            return renderer, cameras
+            return renderer, room.kind, cameras
         kind = style.room_kinds[(job.room + attempt + 1) % len(style.room_kinds)]
     raise ScenesError(
         f"building {style.name}, room {job.room}: no room with usable views in {_ROOM_ATTEMPTS} tries; "
@@ -181,5 +191,5 @@ def _best_camera(
     return best[1] if best else None
 
 
-def _complete(root: Path, sample: Sample) -> bool:
-    return all(image_path(root, domain, sample).is_file() for domain in ENCODERS)
+def _complete(job: RoomJob, sample: Sample) -> bool:
+    return all(image_path(job.root, domain, sample).is_file() for domain in job.plan.domains)

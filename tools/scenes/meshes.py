@@ -6,6 +6,7 @@ import io
 import logging
 import posixpath
 import zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +50,20 @@ class Mesh:
     material: npt.NDArray[np.int32]
     materials: tuple[Material, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the triangles and of the textures on them."""
+        pictures = {id(m.texture): m.texture.nbytes for m in self.materials if m.texture is not None}
+        arrays = (self.corners, self.normals, self.uv, self.material)
+        return sum(array.nbytes for array in arrays) + sum(pictures.values())
 
-def load_model(model: Model) -> Mesh:
-    """Read, rotate and scale one catalogue model to its stated size. Raises ModelError."""
-    parts = _read_parts(model)
+
+def load_model(model: Model, archive: zipfile.ZipFile | None = None) -> Mesh:
+    """Read, rotate and scale one catalogue model to its stated size; `archive` is its set, if it is open already.
+
+    Raises ModelError.
+    """
+    parts = _read_parts(model, archive)
     corners, normals, uv, material, materials = [], [], [], [], []
     for index, (geometry, surface) in enumerate(parts):
         faces = np.asarray(geometry.faces)
@@ -76,14 +87,14 @@ def load_model(model: Model) -> Mesh:
     )
 
 
-def _read_parts(model: Model) -> list[tuple[Any, Material]]:
+def _read_parts(model: Model, opened: zipfile.ZipFile | None) -> list[tuple[Any, Material]]:
     import trimesh
 
     # trimesh warns about every odd material line of these old files; what matters is reported below.
     logging.getLogger("trimesh").setLevel(logging.ERROR)
     folder = posixpath.dirname(model.obj)
     try:
-        with zipfile.ZipFile(model.archive) as archive:
+        with nullcontext(opened) if opened else zipfile.ZipFile(model.archive) as archive:
             members = [name for name in archive.namelist() if name.startswith(folder + "/") and not name.endswith("/")]
             files = {name: io.BytesIO(archive.read(name)) for name in members}
             scene = trimesh.load(

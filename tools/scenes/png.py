@@ -17,8 +17,11 @@ _THOROUGH_BYTES = 64 * 64 * 3
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def encode(pixels: npt.NDArray[np.generic]) -> bytes:
-    """PNG of `[H, W]` uint8 or uint16 (grey) or `[H, W, 3]` uint8 (RGB); ValueError for anything else."""
+def encode(pixels: npt.NDArray[np.generic], *, thorough: bool = True) -> bytes:
+    """PNG of `[H, W]` uint8 or uint16 (grey) or `[H, W, 3]` uint8 (RGB); ValueError for anything else.
+
+    `thorough`: small pictures are packed in five ways, of which the smallest is taken.
+    """
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
         depth, colour = 8, 2
     elif pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16):
@@ -31,7 +34,7 @@ def encode(pixels: npt.NDArray[np.generic]) -> bytes:
     pixel_bytes = rows.shape[1] // width
     filtered = _filters(rows, pixel_bytes)
     adaptive = _adaptive(filtered)
-    if rows.size > _THOROUGH_BYTES:
+    if not thorough or rows.size > _THOROUGH_BYTES:
         packed = [_deflate(adaptive, 6, zlib.Z_FILTERED)]
     else:
         # Pictures and depth do best by the adaptive choice, flat labels unfiltered, heat maps by one of the two others.

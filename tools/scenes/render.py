@@ -1,6 +1,7 @@
 """Ray casting: what a camera sees of a triangle soup, as light and as labels.
 
-Labels come from one ray through each pixel's centre and are never blended; the picture averages 2 x 2 rays.
+Labels come from one ray through each pixel's centre and are never blended; the picture averages 2 x 2 rays, and what
+those rays met is kept as a `Surface`, from which further labels follow without casting again.
 Light: a dome of fixed directions with occlusion (soft, free of noise), point lights and the sun with shadow rays.
 Intersection is Embree's (module embreex); everything else is numpy.
 """
@@ -17,8 +18,11 @@ from embreex.rtcore_scene import EmbreeScene
 
 from tools.scenes.camera import Camera
 from tools.scenes.meshes import FloatArray
+from tools.scenes.sky import dome_directions, sky
 from tools.scenes.soup import Soup
 from tools.scenes.styles import Style
+from tools.scenes.surface import Surface
+from tools.scenes.textures import grain
 
 _NO_HIT = -1
 #: Shadow rays start this far off their surface, in metres.
@@ -27,6 +31,9 @@ _DOME_REACH_M = 1.2
 #: Two rays of one pixel share their light if they end this near to one plane (and the surface bends little).
 _SAME_SURFACE_M = 0.02
 _BLOCK_ROWS = 128
+#: A triangle whose corner normals all lie this near to its own (cosine; 32 degrees) is part of a bent surface. Others
+#: are flat: many models come without normals, and loaders then round every box by averaging over its corners.
+_SMOOTH = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,16 @@ class _Hits:
     v: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class _Glimpse:
+    """Some rows of rays: their light `[N, 3]`, and what they met as in `Surface`, flattened."""
+
+    light: FloatArray
+    depth_m: FloatArray
+    flat: FloatArray
+    bent: FloatArray
+
+
 class Renderer:
     """One room ready for casting; build it once per room and ask for as many views as wanted."""
 
@@ -68,7 +85,7 @@ class Renderer:
         self._colours = np.asarray([material.colour for material in soup.materials], np.float32)
         self._emission = np.asarray([material.emission for material in soup.materials], np.float32)
         self._grain = np.asarray([material.grain for material in soup.materials], np.float32)
-        self._dome = _dome_directions()
+        self._dome = dome_directions()
 
     def labels(self, camera: Camera, size: int) -> Labels:
         """Depth, normals and classes of a view, `size` x `size`."""
@@ -86,22 +103,30 @@ class Renderer:
 
     def picture(self, camera: Camera, size: int) -> npt.NDArray[np.uint8]:
         """The view as 8-bit sRGB `[size, size, 3]`, 2 x 2 rays a pixel."""
+        return self.shoot(camera, size)[0]
+
+    def shoot(self, camera: Camera, size: int) -> tuple[npt.NDArray[np.uint8], Surface]:
+        """The picture, and what its `2 size` x `2 size` rays met."""
         fine = 2 * size
         rays = camera.rays(fine)
-        pixel_angle = 2 * math.tan(math.radians(camera.field_of_view_deg) / 2) / size
+        reach = math.tan(math.radians(camera.field_of_view_deg) / 2)
+        pixel_angle = 2 * reach / size
         block = _BLOCK_ROWS * fine
-        light = np.concatenate(
-            [
-                self._light(camera, rays[start : start + block], pixel_angle, fine)
-                for start in range(0, len(rays), block)
-            ]
+        parts = [
+            self._glimpse(camera, rays[start : start + block], pixel_angle, fine)
+            for start in range(0, len(rays), block)
+        ]
+        light, depth_m, flat, bent = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("light", "depth_m", "flat", "bent")
         )
         # Clipping before averaging keeps a lamp from bleeding a jagged halo into its neighbours.
         brightness = float(np.exp(np.mean(np.log(light.mean(axis=1) + 1e-3))))
         scaled = light * (0.24 * self._style.exposure / brightness)
         toned = scaled * (1 + scaled / 6.0) / (1 + scaled)
         mean = np.clip(toned, 0, 1).reshape(size, 2, size, 2, 3).mean(axis=(1, 3))
-        return np.asarray(np.rint(np.power(mean, 1 / 2.2) * 255), np.uint8)
+        shape = (fine, fine, 3)
+        surface = Surface(depth_m.reshape(fine, fine), flat.reshape(shape), bent.reshape(shape), reach)
+        return np.asarray(np.rint(np.power(mean, 1 / 2.2) * 255), np.uint8), surface
 
     def _cast(self, origins: npt.NDArray[np.float32], rays: npt.NDArray[np.float32]) -> _Hits:
         found = self._scene.run(np.ascontiguousarray(origins), np.ascontiguousarray(rays), output=True)
@@ -116,14 +141,16 @@ class Renderer:
         )
         return np.asarray(blocked == _NO_HIT)
 
-    def _light(self, camera: Camera, rays: npt.NDArray[np.float32], pixel_angle: float, width: int) -> FloatArray:
-        """Light along some rows of rays, two rows of `width` rays to a row of pixels."""
+    def _glimpse(self, camera: Camera, rays: npt.NDArray[np.float32], pixel_angle: float, width: int) -> _Glimpse:
+        """Light and surfaces along some rows of rays, two rows of `width` rays to a row of pixels."""
         origin = np.asarray(camera.position, np.float32)
         hits = self._cast(np.broadcast_to(origin, rays.shape), rays)
-        light = self._sky(rays)
+        look = _Glimpse(
+            sky(self._style, rays), np.full(len(rays), np.inf, np.float32), np.zeros_like(rays), np.zeros_like(rays)
+        )
         seen = np.flatnonzero(hits.face != _NO_HIT)
         if not len(seen):
-            return light
+            return look
         face, distance, u, v = hits.face[seen], hits.distance[seen], hits.u[seen, None], hits.v[seen, None]
         points = origin + rays[seen] * distance[:, None]
         flat = _towards(self._face_normal[face], rays[seen])
@@ -137,8 +164,13 @@ class Renderer:
         albedo = self._albedo(face, u, v, points, footprint)
         emission = self._emission[self._soup.material[face]][:, None]
         arriving = self._arriving(seen, len(rays), width, points, bent, flat)
-        light[seen] = albedo * (arriving + emission)
-        return light
+        look.light[seen] = albedo * (arriving + emission)
+        axes = camera.axes().astype(np.float32)
+        smooth = np.min([np.abs(_dot(corner[:, k], flat)) for k in range(3)], axis=0) > _SMOOTH
+        look.depth_m[seen] = distance * (rays[seen] @ -axes[2])
+        look.flat[seen] = flat @ axes.T
+        look.bent[seen] = np.where(smooth[:, None], bent, flat) @ axes.T
+        return look
 
     def _arriving(
         self, seen: npt.NDArray[np.intp], count: int, width: int, points: FloatArray, bent: FloatArray, flat: FloatArray
@@ -181,8 +213,8 @@ class Renderer:
     ) -> FloatArray:
         material = self._soup.material[face]
         albedo = self._colours[material]
-        grain = self._grain[material]
-        albedo *= (1 + grain * np.clip(1.5 - footprint / 0.03, 0, 1) * _grain(points))[:, None]
+        strength = self._grain[material]
+        albedo *= (1 + strength * np.clip(1.5 - footprint / 0.03, 0, 1) * grain(points))[:, None]
         corner = self._soup.uv[face]
         uv = corner[:, 0] * (1 - u - v) + corner[:, 1] * u + corner[:, 2] * v
         for number in np.unique(material):
@@ -215,16 +247,6 @@ class Renderer:
         rays = np.broadcast_to(direction, points.shape)
         return self._visible(points, rays, np.full(len(points), reach_m, np.float32))
 
-    def _sky(self, rays: npt.NDArray[np.float32]) -> FloatArray:
-        up = np.clip(rays[:, 1:2], -1, 1)
-        sky = np.asarray(self._style.sky_colour, np.float32)
-        high = np.clip(up * 2, 0, 1)
-        colour = sky * (1.6 * (1 - high) + high * np.asarray([0.5, 0.75, 1.3], np.float32))
-        bearing = np.arctan2(rays[:, 0], rays[:, 2])
-        hedge = 0.05 + 0.05 * np.sin(5 * bearing) + 0.04 * np.sin(13 * bearing + 1) + 0.02 * np.sin(41 * bearing)
-        green = np.asarray([0.16, 0.27, 0.1], np.float32) * (0.85 + 0.2 * np.sin(17 * bearing + 9 * up[:, 0]))[:, None]
-        return np.where(up < hedge[:, None], green, colour).astype(np.float32)
-
 
 def _towards(normals: FloatArray, rays: npt.NDArray[np.float32]) -> FloatArray:
     away = _dot(normals, rays) > 0
@@ -234,20 +256,3 @@ def _towards(normals: FloatArray, rays: npt.NDArray[np.float32]) -> FloatArray:
 def _dot(first: FloatArray, second: FloatArray) -> FloatArray:
     """Row by row inner products of two `[N, 3]` arrays; much faster than a sum over the short axis."""
     return np.asarray(first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1] + first[:, 2] * second[:, 2])
-
-
-def _dome_directions() -> npt.NDArray[np.float32]:
-    """Twenty directions over the sphere (Fibonacci lattice), the same for every pixel: soft shadows without noise."""
-    count = 20
-    index = np.arange(count) + 0.5
-    height = 1 - 2 * index / count
-    angle = math.pi * (1 + math.sqrt(5)) * index
-    radius = np.sqrt(1 - height**2)
-    return np.stack([radius * np.cos(angle), height, radius * np.sin(angle)], axis=1).astype(np.float32)
-
-
-def _grain(points: FloatArray) -> FloatArray:
-    """A cheap wood- or cloth-like waviness in -1..1, fixed in space."""
-    x, y, z = points[:, 0], points[:, 1], points[:, 2]
-    bend = np.sin(9 * x + 4 * z) + np.sin(7 * y - 5 * x)
-    return np.asarray((np.sin(46 * y + 3 * bend) + np.sin(38 * (x + z) + 2.5 * bend)) / 2)

@@ -18,6 +18,11 @@ class Texture:
 
     levels: tuple[FloatArray, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all levels."""
+        return sum(level.nbytes for level in self.levels)
+
     def sample(self, uv: FloatArray, uv_per_pixel: FloatArray) -> FloatArray:
         """Colours `[N, 3]` at `uv` `[N, 2]`, from the level whose texels match the pixel's footprint `[N]`."""
         side = self.levels[0].shape[0]
@@ -64,3 +69,10 @@ def _bilinear(level: FloatArray, uv: FloatArray) -> FloatArray:
     upper = level[top, left] * (1 - across) + level[top, right] * across
     lower = level[bottom, left] * (1 - across) + level[bottom, right] * across
     return np.asarray(upper * (1 - down) + lower * down)
+
+
+def grain(points: FloatArray) -> FloatArray:
+    """A cheap wood- or cloth-like waviness in -1..1 at points `[N, 3]`, fixed in space."""
+    x, y, z = points[:, 0], points[:, 1], points[:, 2]
+    bend = np.sin(9 * x + 4 * z) + np.sin(7 * y - 5 * x)
+    return np.asarray((np.sin(46 * y + 3 * bend) + np.sin(38 * (x + z) + 2.5 * bend)) / 2)
