@@ -7,6 +7,7 @@ import sys
 import typer
 
 from tools.cli import agent, aggregator, bench, data, demo, experiment, job
+from tools.cli.simulate import simulate_command
 from tools.cli.split import split_command
 
 #: What an optional package comes with, for those who installed less than they use.
@@ -22,6 +23,7 @@ _EXTRAS = {
     "trimesh": "scenes",
     "embreex": "scenes",
     "psutil": "dev",
+    "ray": "scale",
 }
 
 app = typer.Typer(
@@ -36,6 +38,7 @@ app.add_typer(job.app, name="job", help="Submit and follow jobs.")
 app.add_typer(data.app, name="data", help="Make and check datasets.")
 app.add_typer(experiment.app, name="experiment", help="Grids of schemes, seeds and settings.")
 app.command("demo")(demo.demo_command)
+app.command("simulate")(simulate_command)
 app.command("split")(split_command)
 app.command("bench")(bench.bench_command)
 

@@ -1,8 +1,8 @@
 """One job from its first weights to its last evaluation: the fleet's coordinator, driven without a fleet.
 
-Orders go to an executor, reports come back in a fixed order, averaging and first weights are made here. Deadlines do not
-exist: nothing is late where nobody waits for a network. Models and updates stay in memory until the coordinator says
-that nothing needs them; a model's hash, which the record shows, is taken once, of the last.
+Orders go to an executor, reports come back in a fixed order, averaging and first weights are made here. There are no
+deadlines: nothing is late where nobody waits for a network. Models and updates stay in memory until the coordinator
+says that nothing needs them; a model's hash, which the record shows, is taken once, of the last.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who does the work: a queue of assignments before one or more lanes, each a worker somewhere.
 
-A lane that is lost (its process died, its machine went away) is started again, and its assignment goes to whichever lane
-is free next. Results do not depend on who computes them, so neither the loss nor the number of lanes changes a bit.
+A lane that is lost (its process died, its machine went away) is started again, and its assignment goes to whichever
+lane is free next. Results do not depend on who computes them, so neither a loss nor the number of lanes changes a bit.
 """
 
 from __future__ import annotations

@@ -53,16 +53,12 @@ def _of_settings(spec: JobSpec, clients: int) -> list[str]:
     faults = list(spec_faults(spec))
     for task in spec.tasks:
         if task in TASKS and TASKS[task].loss not in _LOSSES:
-            faults.append(
-                f"task {task} has no loss that is known: {TASKS[task].loss!r}; known are {', '.join(_LOSSES)}"
-            )
+            faults.append(f"task {task}: no loss is called {TASKS[task].loss!r}; there are {', '.join(_LOSSES)}")
     if spec.network not in NETWORKS:
         faults.append(f"unknown network {spec.network!r}; known are {', '.join(NETWORKS)}")
     elif NETWORKS[spec.network].vector_head is None:
         whole = [task for task in spec.tasks if task in TASKS and TASKS[task].kind == "vector"]
-        faults += [
-            f"network {spec.network} has no head for task {task}, which is of the whole picture" for task in whole
-        ]
+        faults += [f"network {spec.network} has no head for {task}, a task of the whole picture" for task in whole]
     needed = max(1, round(spec.quorum * spec.clients_per_round))
     if clients < needed:
         faults.append(f"a round needs {needed} clients of {spec.clients_per_round}, but there are {clients}")

@@ -1,4 +1,4 @@
-"""What `mas simulate` runs: a job's settings from a file, from options and from `--set`, over defaults for a small run."""
+"""What `mas simulate` runs: a job's settings from a file, from options and `--set`, over defaults for a small run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.datasets.layout import read_manifest
+from edge_agent.datasets.layout import list_buildings, read_manifest
 from models.config import ConfigError, convert
 from models.tasks import UnknownTasksError, parse_tasks
 from models.wire.job import JobSpec
@@ -24,13 +24,12 @@ DEFAULTS: Mapping[str, Any] = {
     "name": "simulation",
     "scheme": "mas",
     "rounds": 36,
-    "merge_rounds": 9,
-    "affinity_rounds": 9,
     "probe_every": 8,
-    "eval_every": 12,
     "train": {"batch_size": 4, "lr": 0.2, "weight_decay": 1e-3},
 }
 DEFAULT_TASKS = "sdnkt"
+#: The same shares of the rounds as in the demo, where neither a file nor the user says how many.
+_MERGED, _EVALUATIONS = 0.25, 3
 
 
 def job_spec(path: Path | None, options: Mapping[str, Any], settings: Sequence[str]) -> JobSpec:
@@ -49,6 +48,10 @@ def job_spec(path: Path | None, options: Mapping[str, Any], settings: Sequence[s
             faults.append(f"--set {text}: say key=value, such as train.lr=0.1")
         elif fault := _put(data, key.strip(), _value(value.strip())):
             faults.append(f"--set {text}: {fault}")
+    if path is None and isinstance(rounds := data["rounds"], int):
+        data.setdefault("merge_rounds", max(1, round(rounds * _MERGED)))
+        data.setdefault("affinity_rounds", data["merge_rounds"])
+        data.setdefault("eval_every", max(1, rounds // _EVALUATIONS))
     tasks = data.get("tasks", DEFAULT_TASKS)
     try:
         data["tasks"] = list(parse_tasks([tasks] if isinstance(tasks, str) else tasks))
@@ -70,26 +73,22 @@ def arrange_clients(
 ) -> list[AgentPlan]:
     """Buildings to clients, one training building each unless fewer clients are asked for.
 
-    Which buildings are for what is said by the arguments, else by the dataset's manifest. Raises PlanError, DatasetError.
+    Which buildings are for what is said by the arguments, else by the dataset's manifest.
+    Raises PlanError, DatasetError.
     """
     manifest = read_manifest(root)
     if manifest is None and not test:
         raise PlanError(f"{root} has no mas-dataset.json; name the buildings to test on with --test")
     held_out = list(test) or list(manifest.buildings.test if manifest else ())
-    present = list(manifest.buildings.train) if manifest else _buildings(root)
+    present = list(manifest.buildings.train) if manifest else list_buildings(root)
     trained = list(train) or [name for name in present if name not in held_out]
     return deal(trained, held_out, len(trained) if agents is None else agents)
 
 
-def _buildings(root: Path) -> list[str]:
-    from edge_agent.datasets.layout import list_buildings
-
-    return list_buildings(root)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return data
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -60,8 +60,8 @@ class Outcome:
     """What came of an assignment. `update` is None unless it trained.
 
     `seconds` of the worker by what they went into: train, affinity, evaluate, load (reading pictures and handing out
-    batches), switch (everything else: weights into the network and out of it). `cpu_s` are all its CPU seconds, `images`
-    the pictures that went through training or evaluation, the repeated ones repeatedly; `probed` those of probed batches.
+    batches), switch (everything else: weights into the network and out of it). `cpu_s` are all its CPU seconds.
+    `images` went through training or evaluation, repeated ones repeatedly; `probed` of them were in probed batches.
     """
 
     answer: TrainDone | EvaluateDone | WorkFailed
