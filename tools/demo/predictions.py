@@ -60,9 +60,7 @@ def predict(state_dir: Path, data_root: Path, test: Sequence[str], tasks: Sequen
     return predictions
 
 
-def _told(
-    predictor: Predictor, task: str, outputs: Sequence[npt.NDArray[Any]], truth: Sequence[npt.NDArray[Any]]
-) -> list[str]:
+def _told(predictor: Predictor, task: str, outputs: Sequence[npt.NDArray[Any]], truth: npt.NDArray[Any]) -> list[str]:
     """What a vector task says of each picture, and its label."""
     how = next(each for each in predictor.manifest.tasks if each.name == task)
     return [f"{task}: {describe(how, o)} (truth: {_truth(how, t)})" for o, t in zip(outputs, truth, strict=True)]
