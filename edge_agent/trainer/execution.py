@@ -18,7 +18,7 @@ class Execution:
     """`device` holds the network and takes the batches. `autocast` (bfloat16, or None for plain float32) is the
     precision of the networks' forwards in training, evaluation and probes; weights, losses and updates stay float32.
 
-    The CPU is what this is tested on, in both precisions.
+    Tested on the CPU in both precisions; no GPU has run it, `settle` and the device's random state included.
     """
 
     device: torch.device = _CPU
@@ -45,7 +45,10 @@ class Execution:
     def seeded(self, seed: int) -> Iterator[None]:
         """What torch draws by itself in the body (dropout) depends on `seed` alone; outside, nothing is changed."""
         with self.unmoved():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
             yield
 
     @contextmanager

@@ -8,7 +8,7 @@ everything else is as it was built, and the optimizer is new.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from edge_agent.trainer.meters import AffinityMeter
 from edge_agent.trainer.objective import gradnorm_of
 from edge_agent.trainer.protocol import EvaluateDone, TrainDone, WorkPhase
 from edge_agent.trainer.spans import SpanRecorder
-from models.networks import MultiTaskNet, build_network, export_state, load_state
+from models.networks import NETWORKS, MultiTaskNet, NetworkParts, build_network, export_state, load_state
 from models.state import State
 from models.wire.messages import EvaluateOrder, TrainOrder
 
@@ -68,6 +68,7 @@ class Workbench:
 
     execution: Execution = field(default_factory=Execution)
     keep: int = KEPT_NETWORKS
+    networks: Mapping[str, NetworkParts] = field(default_factory=lambda: NETWORKS)
     _kept: OrderedDict[tuple[str, tuple[str, ...], int], _Kept] = field(default_factory=OrderedDict)
 
     def train(
@@ -122,8 +123,10 @@ class Workbench:
         key = (order.network, order.tasks, order.size)
         kept = self._kept.get(key)
         if kept is None:
-            network = build_network(order.network, order.tasks, order.size, seed=0).to(self.execution.device)
-            kept = _Kept(network, {n: b.clone() for n, b in network.named_buffers() if n not in base})
+            network = build_network(order.network, order.tasks, order.size, 0, self.networks)
+            network.to(self.execution.device)
+            travels = set(export_state(network))
+            kept = _Kept(network, {n: b.clone() for n, b in network.named_buffers() if n not in travels})
             while self._kept and len(self._kept) >= self.keep:
                 self._kept.popitem(last=False)
             self._kept[key] = kept
