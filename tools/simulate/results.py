@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -64,25 +62,21 @@ def _sources(done: Simulation) -> str:
     return " + ".join(dict.fromkeys(f"{row.source}, scope {row.scope}" for row in done.record.energy if row.source))
 
 
-def write_whole(path: Path, data: bytes | Mapping[str, Any]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write to a name beside `path` and rename. Raises ResultsError; what was there before stays until then."""
-    content = data if isinstance(data, bytes) else msgspec.json.encode(data)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with beside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ResultsError(
-                f"the disk of {path.parent} is full; free {len(content) / 1e6:.1f} MB and run again"
-            ) from error
+            wanted = f"free at least {len(content) / 1e6:.1f} MB, or choose another place"
+            raise ResultsError(f"{path} could not be written: the disk is full; {wanted}") from error
         raise ResultsError(f"{path} could not be written: {error.strerror or error}; choose another --out") from error
