@@ -59,10 +59,14 @@ def plans() -> list[Plan]:
         Plan("every-group", "every-group", 0.012, groups=every, merged=True),
         Plan("all-in-one-restart", "all-in-one-restart", -0.009, groups=(TASKS,)),
     ]
-    for k in (2, 3, 4):
-        found.append(Plan(f"mas-{k}", "mas", 0.003 + 0.004 * math.sqrt(k), k, merged=True, tags=("Q1", "Q6")))
-        found.append(Plan(f"tag-{k}", "tag", -0.004 + 0.001 * k, k))
-        found.append(Plan(f"scratch-{k}", "split-from-scratch", -0.008 + 0.001 * k, k))
+    s, d, n, k2, t = TASKS
+    given: dict[int, Groups | None] = {2: None, 3: ((s, d), (n,), (k2, t)), 4: ((s, d), (n,), (k2,), (t,))}
+    for k, groups in given.items():
+        found.append(Plan(f"mas-{k}", "mas", 0.003 + 0.004 * math.sqrt(k), k, groups, True, tags=("Q1", "Q6")))
+        found.append(
+            Plan(f"tag-{k}", "tag", -0.004 + 0.001 * k, k, ((s, d, n), (k2, t, n), (d,), (k2, t))[: max(k, 2)])
+        )
+        found.append(Plan(f"scratch-{k}", "split-from-scratch", -0.008 + 0.001 * k, k, groups))
     random = (("segment_semantic", "edge_texture"), ("depth_zbuffer", "normal", "keypoints2d"))
     found.append(Plan("random-2", "random-split", 0.004, 2, random, merged=True))
     for rounds in (3, 15, 21):
@@ -219,4 +223,6 @@ def _data(clients: Sequence[str]) -> DataUsed:
         )
         for client in clients
     )
-    return DataUsed("rooms", "cd" * 32, used, 96 * len(clients), 24 * len(clients))
+    return DataUsed(
+        "rooms", "taskonomy", "cd" * 32, used, train_images=96 * len(clients), test_images=24 * len(clients)
+    )
