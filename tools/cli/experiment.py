@@ -57,7 +57,6 @@ def run(
         return
     with failing_on(FolderTakenError, RunRecordError, DiskFullError, OSError):
         with Display(Console(stderr=True)) as display:
-            display.say(f"{len(prepared.plans)} runs in {prepared.out}, {prepared.slots} at once")
             runs = run_experiment(prepared, wanted, display)
         _conclude(runs, prepared.out, as_json)
 

@@ -67,13 +67,19 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w", buffering=1) as talk:
         os.dup2(2, 1)
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-        try:
-            perform(plan, lambda said: _say(talk, said))
-        except Exception as error:
-            if disk_is_full(error):
-                print(f"the disk is full: {error}", file=sys.stderr)
-                sys.exit(DISK_FULL)
-            raise
+        sys.exit(attempt(plan, lambda said: _say(talk, said)))
+
+
+def attempt(plan: RunPlan, say: Say) -> int:
+    """`perform`, as an exit code where only the disk is at fault. Raises whatever else the training raises."""
+    try:
+        perform(plan, say)
+    except Exception as error:
+        if disk_is_full(error):
+            print(f"the disk is full: {error}", file=sys.stderr)
+            return DISK_FULL
+        raise
+    return 0
 
 
 def perform(plan: RunPlan, say: Say) -> Run:

@@ -20,6 +20,7 @@ import msgspec
 
 from tools.experiment.plan import RunPlan
 from tools.experiment.run_record import RUN_FILE, Run, RunRecordError, read_run, run_folder, write_run
+from tools.experiment.spec import flat
 
 _MARK = ".mas-experiment"
 SPEC_COPY = "experiment.toml"
@@ -113,10 +114,10 @@ def standing(out: Path, plan: RunPlan) -> Standing:
 def differences(run: Run, plan: RunPlan) -> list[str]:
     """What of a run that ended is not as it is planned now, a line each."""
     found = []
-    for name in plan.spec.__struct_fields__:
-        before, now = getattr(run.spec, name), getattr(plan.spec, name)
-        if before != now:
-            found.append(f"{name} was {before}, is {now}")
+    was, wanted = dict(flat(msgspec.to_builtins(run.spec))), dict(flat(msgspec.to_builtins(plan.spec)))
+    for name in dict.fromkeys((*was, *wanted)):
+        if was.get(name) != wanted.get(name):
+            found.append(f"{name} was {was.get(name, 'not set')}, is {wanted.get(name, 'not set')}")
     for name in ("mode", "device", "precision"):
         before, now = getattr(run, name), getattr(plan, name)
         if before != now:

@@ -79,7 +79,9 @@ def _table(running: Sequence[Line], now_s: float) -> Table:
 def run_line(run: Run) -> str:
     """A run that has ended, on one line."""
     head = f"{run.row}, seed {run.seed}: {run.state}"
-    if run.state != "done" or run.record is None or run.record.total_loss is None:
+    if run.state != "done" or run.record is None:
         return f"{head}: {run.reason}"
+    total = run.record.total_loss
+    loss = "no model of its own to serve" if total is None else f"loss {total:.4f}"
     energy = "" if run.energy.energy_j is None else f", {run.energy.energy_j:.0f} J {run.energy.state}"
-    return f"{head}, loss {run.record.total_loss:.4f}, {run.flops.total:.3g} FLOPs{energy}, {duration(run.wall_s)}"
+    return f"{head}, {loss}, {run.flops.total:.3g} FLOPs{energy}, {duration(run.wall_s)}"

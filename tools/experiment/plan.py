@@ -70,6 +70,8 @@ def read_data(root: Path, spec: ExperimentSpec) -> DataUsed:
     both = [name for name in train if name in test]
     if both:
         raise PlanError(f"the buildings {', '.join(both)} are for training and for testing; keep them apart")
+    if spec.clients > len(train):
+        raise PlanError(f"clients = {spec.clients}, but {root} has {len(train)} training buildings, one each at least")
     dealt = deal(train, test, spec.clients or len(train))
     held = tuple(_held(root, plan, spec.data_format) for plan in dealt)
     return DataUsed(
@@ -85,7 +87,7 @@ def read_data(root: Path, spec: ExperimentSpec) -> DataUsed:
 def _held(root: Path, plan: AgentPlan, data_format: str) -> ClientData:
     (client,) = clients_of(root, [plan], data_format)
     found = capabilities(client, NoMeter("nothing is trained yet"))
-    return ClientData(plan.agent, plan.train, plan.test, found.train_samples, found.val_samples, found.test_samples)
+    return ClientData(plan.agent, plan.train, plan.test, found.train_samples, found.test_samples, found.val_samples)
 
 
 def choose_rows(experiment: Experiment, only: Sequence[str]) -> list[PlannedRow]:

@@ -85,6 +85,8 @@ def run_experiment(prepared: Prepared, wanted: Wanted, shown: Shown) -> list[Run
     with hold_folder(prepared.out) as lock:
         todo = check_changed(prepared.out, prepared.plans, wanted.redo)
         keep_spec(prepared.out, wanted.spec)
+        done = len(prepared.plans) - len(todo)
+        shown.say(f"{len(prepared.plans)} runs in {prepared.out}, {done} done before, {prepared.slots} at once")
         if todo:
             run_grid(todo, min(prepared.slots, len(todo)), lock, shown)
     return [read_run(run_folder(prepared.out, plan.row, plan.seed) / RUN_FILE) for plan in prepared.plans]

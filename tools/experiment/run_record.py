@@ -61,19 +61,19 @@ class ClientData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train_buildings: tuple[str, ...]
     test_buildings: tuple[str, ...]
     train_images: int
-    val_images: int
     test_images: int
+    val_images: int = 0
 
 
 class DataUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The dataset of a run; `manifest_sha256` is empty where it has no mas-dataset.json."""
 
     root: str
-    data_format: str
     manifest_sha256: str
     clients: tuple[ClientData, ...]
     train_images: int
     test_images: int
+    data_format: str = "taskonomy"
 
 
 class Joules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

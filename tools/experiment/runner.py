@@ -39,6 +39,9 @@ class Shown(Protocol):
     def update(self, board: Board, now_s: float) -> None:
         """The board changed, or time went by."""
 
+    def say(self, text: str) -> None:
+        """Something people should know."""
+
     def ended(self, run: Run) -> None:
         """A run has ended and is recorded."""
 
@@ -98,6 +101,8 @@ def run_grid(plans: Sequence[RunPlan], slots: int, lock: int, shown: Shown) -> l
 def _start(grid: _Grid, index: int) -> None:
     plan = grid.plans[index]
     folder = run_folder(Path(plan.out), plan.row, plan.seed)
+    for unfinished in folder.glob(".*.json-*"):
+        unfinished.unlink()  # of a process that was killed as it wrote
     write_json(folder / PLAN_FILE, plan)
     log = folder / LOG_FILE
     threads = str(plan.threads)

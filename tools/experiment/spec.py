@@ -126,8 +126,8 @@ def load_experiment(path: Path) -> tuple[Experiment, list[str]]:
 
 
 def _rows(spec: ExperimentSpec, row: RowSpec, label: str, faults: list[str]) -> Iterator[PlannedRow]:
-    own = dict(_flat(row.set))
-    sweep = dict(_flat(row.sweep))
+    own = dict(flat(row.set))
+    sweep = dict(flat(row.sweep))
     bad = [key for key, values in sweep.items() if not isinstance(values, list) or not values]
     bad_text = [f"{label}: sweep.{key} must be a list of the values to try" for key in bad]
     bad_text += [f"{label}: {key} is in set and in sweep; keep one" for key in sweep if key in own]
@@ -146,7 +146,7 @@ def _planned(
     spec: ExperimentSpec, row: RowSpec, settings: dict[str, Any], name: str, faults: list[str]
 ) -> PlannedRow | None:
     label = f"row {name!r}"
-    plain = _nested({**dict(_flat(spec.job)), **settings})
+    plain = _nested({**dict(flat(spec.job)), **settings})
     try:
         if isinstance(plain.get("tasks"), (str, list)):
             plain["tasks"] = list(parse_tasks(plain["tasks"]))
@@ -168,11 +168,11 @@ def _collect(plain: Mapping[str, Any], kind: type[T], label: str, faults: list[s
         return None
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of nested tables; a key that was quoted with its dots comes out the same."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
