@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from edge_agent.datasets import check_dataset, open_dataset, read_manifest
 from edge_agent.datasets.images import read_image
 from edge_agent.datasets.layout import MANIFEST
 from models.tasks import TASKS
+from tools.scenes import dataset as dataset_module
 from tools.scenes import job as job_module
 from tools.scenes import library as library_module
 from tools.scenes.catalogue import Model
@@ -166,6 +168,21 @@ def test_attributions_name_every_model_creator_and_licence(dataset: Path) -> Non
 def test_other_workers_same_bytes(dataset: Path, catalogue: Path, tmp_path: Path) -> None:
     write_scenes(PLAN, catalogue, tmp_path / "again", workers=2)
     assert digests(tmp_path / "again") == digests(dataset)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_every_room_is_taken_once_and_workers_keep_to_their_building(workers: int) -> None:
+    plan = replace(PLAN, buildings=3, points=12)
+    jobs = dataset_module.rooms_of(plan, Path("sets"), Path("out"))
+    shelves = dataset_module.Shelves(jobs)
+    taken: dict[int, list[int]] = {worker: [] for worker in range(workers)}
+    rooms = []
+    while job := shelves.take(len(rooms) % workers):
+        taken[len(rooms) % workers].append(job.building)
+        rooms.append((job.building, job.room))
+    assert sorted(rooms) == [(job.building, job.room) for job in jobs]
+    moves = sum(first != second for visited in taken.values() for first, second in pairwise(visited))
+    assert moves <= 4 + workers
 
 
 def test_another_seed_other_pictures(dataset: Path, catalogue: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def write_scenes(
     generator = Generator(plan.command(), plan.seed, GENERATOR_VERSION)
     claim(root, generator)
     results: list[RoomResult] = []
-    for result in _run(_jobs(plan, catalogue, root), workers):
+    for result in _run(rooms_of(plan, catalogue, root), workers):
         results.append(result)
         progress(result.written + result.kept)
     _finish(plan, generator, models, root)
@@ -91,7 +93,8 @@ def total_views(plan: Plan) -> int:
     return plan.views * (plan.buildings * plan.points + plan.test_buildings * plan.test_points)
 
 
-def _jobs(plan: Plan, catalogue: Path, root: Path) -> list[RoomJob]:
+def rooms_of(plan: Plan, catalogue: Path, root: Path) -> list[RoomJob]:
+    """Every room of a plan, building by building."""
     return [
         RoomJob(plan, catalogue, root, building, room)
         for building in range(plan.buildings + plan.test_buildings)
@@ -103,14 +106,38 @@ def _run(jobs: list[RoomJob], workers: int) -> Iterable[RoomResult]:
     if workers <= 1:
         yield from map(render_room, jobs)
         return
-    waiting = iter(jobs)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt) as pool:
+    shelves = Shelves(jobs)
+    with ExitStack() as stack:
+        # One process to a pool, so that it can be told which room comes next.
+        pools = [
+            stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_ignore_interrupt))
+            for _ in range(workers)
+        ]
         # One job a worker and none in line: an interruption then waits for the rooms under way, no others.
-        running = {pool.submit(render_room, job) for job in islice(waiting, workers)}
+        running = {pools[w].submit(render_room, job): w for w in range(workers) if (job := shelves.take(w))}
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(render_room, job) for job in islice(waiting, len(done))}
-            yield from (future.result() for future in done)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker = running.pop(future)
+                if job := shelves.take(worker):
+                    running[pools[worker].submit(render_room, job)] = worker
+                yield future.result()
+
+
+class Shelves:
+    """Rooms by building. A worker keeps to its building, for it has read that furniture; then it takes a new one, and
+    at last it helps where most is left."""
+
+    def __init__(self, jobs: list[RoomJob]) -> None:
+        self._new = deque(deque(rooms) for _, rooms in groupby(jobs, key=lambda job: job.building))
+        self._own: dict[int, deque[RoomJob]] = {}
+
+    def take(self, worker: int) -> RoomJob | None:
+        """The next room for a worker, None when no room is left."""
+        if not self._own.get(worker):
+            most = max(self._own.values(), key=len, default=deque[RoomJob]())
+            self._own[worker] = self._new.popleft() if self._new else most
+        own = self._own[worker]
+        return own.popleft() if own else None
 
 
 def _ignore_interrupt() -> None:
