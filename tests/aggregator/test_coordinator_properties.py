@@ -21,11 +21,11 @@ moves = st.one_of(
     st.tuples(st.just("lost"), st.sampled_from(NAMES)),
     st.tuples(st.just("seen"), st.sampled_from(NAMES), st.sampled_from(("b0", "b1"))),
     st.tuples(st.just("tick"), st.sampled_from((1.0, 60.0, 200.0))),
-    st.tuples(st.just("submit"), st.integers(0, 2)),
-    st.tuples(st.just("cancel"), st.integers(0, 2)),
+    st.tuples(st.just("submit"), st.integers(0, 6)),
+    st.tuples(st.just("cancel"), st.integers(0, 6)),
     st.tuples(st.just("effect"), st.integers(0, 3)),
 )
-SCHEMES = ("mas", "one-by-one", "all-in-one")
+SCHEMES = ("mas", "one-by-one", "all-in-one", "hoa", "standalone", "gradnorm", "tag")
 
 
 class Chaos:
@@ -35,7 +35,7 @@ class Chaos:
         self.lab = Lab()
         self.lab.answers = dict.fromkeys((*NAMES, "t0"), silent)
         for name in NAMES:
-            self.lab.seen(name, capabilities=msgspec.structs.replace(CAPABILITIES, test_samples=3))
+            self.lab.seen(name, capabilities=msgspec.structs.replace(CAPABILITIES, test_samples=3, val_samples=3))
         self.effects: list[act.AnyAction] = []
         self.spoken: list[ev.AnyEvent] = []
         self.counted: list[tuple[str, str, int, str]] = []
@@ -78,7 +78,9 @@ class Chaos:
         elif kind == "lost":
             self.lab.happen(ev.AgentLost(str(which), "gone"))
         elif kind == "seen":
-            self.lab.seen(str(which), str(move[2]), msgspec.structs.replace(CAPABILITIES, test_samples=3))
+            self.lab.seen(
+                str(which), str(move[2]), msgspec.structs.replace(CAPABILITIES, test_samples=3, val_samples=3)
+            )
         elif kind == "tick":
             self.lab.happen(ev.Tick(), float(str(which)))
         elif kind == "submit":
@@ -109,7 +111,7 @@ class Chaos:
     def finish(self) -> None:
         """From here on everything works; whatever was begun must come to an end."""
         for name in NAMES:
-            self.lab.seen(name, "b9", msgspec.structs.replace(CAPABILITIES, test_samples=3))
+            self.lab.seen(name, "b9", msgspec.structs.replace(CAPABILITIES, test_samples=3, val_samples=3))
         self.settle()
         for _ in range(3000):
             orders = self.open()

@@ -144,6 +144,33 @@ def test_a_size_that_is_no_multiple_of_the_stride_exports_too(tmp_path: Path) ->
         np.testing.assert_allclose(output, network(rgb)["keypoints2d"].numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", [
+        "pi",
+        "xception-small",
+        pytest.param("xception-half", marks=pytest.mark.slow),
+        pytest.param("xception-quad", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_every_network_exports_with_maps_and_vectors(tmp_path: Path, name: str) -> None:
+    tasks = ("normal", "class_scene", "class_object", "distance")
+    network = build_network(name, tasks, 64, seed=1).train()
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.rand(4, 3, 64, 64, generator=random))
+    before = export_state(network)
+    write_onnx(network.eval(), 64, tmp_path / "model.onnx")
+    assert all(np.array_equal(before[key], value) for key, value in export_state(network).items())
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    rgb = torch.rand(3, 3, 64, 64, generator=random)
+    with torch.no_grad():
+        expected = network(rgb)
+    for task, value in zip(tasks, session.run(None, {"picture": rgb.numpy()}), strict=True):
+        assert value.shape == expected[task].shape
+        np.testing.assert_allclose(value, expected[task].numpy(), atol=1e-4)
+
+
 def test_batchnorm_that_cannot_be_folded_is_refused(tmp_path: Path) -> None:
     parts = NetworkParts(lambda: nn.BatchNorm2d(3), lambda channels: nn.Conv2d(3, channels, 1), stride=1)
     network = build_network("bare", ("keypoints2d",), 16, seed=0, networks={"bare": parts}).eval()
