@@ -69,11 +69,11 @@ class DataUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The dataset of a run; `manifest_sha256` is empty where it has no mas-dataset.json."""
 
     root: str
+    data_format: str
     manifest_sha256: str
     clients: tuple[ClientData, ...]
     train_images: int
     test_images: int
-    data_format: str = "taskonomy"
 
 
 class Joules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
