@@ -89,6 +89,8 @@ def check_dataset(
     faults = [Fault(folder, "missing domain") for domain, folder in folders.items() if domain not in present]
     views = {building: _views(root, building, present) for building in plan.buildings}
     pictures = {building: by_domain.get(RGB, set()) for building, by_domain in views.items()}
+    unknown = [name for name in dict.fromkeys(buildings or ()) if name not in plan.buildings]
+    faults += [Fault(root / RGB / name, "missing building") for name in unknown]
     if plan.strict:
         faults += _manifest_faults(plan, pictures)
         faults += [fault for domain in present for fault in _stray(plan, domain)]
@@ -120,11 +122,8 @@ def _plan(root: Path, tasks: Sequence[str], buildings: Sequence[str] | None) -> 
     """Raises DatasetError when there is nothing to look at."""
     manifest, present = read_manifest(root), list_buildings(root)
     if buildings is not None:
-        unknown = [name for name in dict.fromkeys(buildings) if name not in present]
-        if unknown:
-            listed = ", ".join(present) or "none"
-            raise DatasetError([f"no building {name} under {root / RGB}; there are {listed}" for name in unknown])
-        return _Plan(root, tuple(needed_domains(tasks)), tuple(dict.fromkeys(buildings)), manifest, strict=False)
+        known = tuple(name for name in dict.fromkeys(buildings) if name in present)
+        return _Plan(root, tuple(needed_domains(tasks)), known, manifest, strict=False)
     named = list(manifest.domains) if manifest else [each for each in TASKS if domain_folder(root, each).is_dir()]
     domains = dict.fromkeys([RGB, *named, *needed_domains(tasks)])
     return _Plan(root, tuple(each for each in domains if each in TASKS), tuple(present), manifest, strict=True)

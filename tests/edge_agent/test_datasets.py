@@ -380,3 +380,204 @@ def test_missing_domains_are_named_once_each(tmp_path: Path) -> None:
     assert reasons(root, tasks=["normal", "saliency"]) == {"normal": "missing domain", "saliency": "missing domain"}
     assert "is not a folder" in check_dataset(root / "depth_zbuffer")[0].reason
     assert check_dataset(tmp_path / "absent")[0].reason == "not a folder"
+
+
+# --- a job's own question: are these buildings fit for these tasks? --------------------------------------------------
+
+
+def test_a_building_with_fewer_pictures_than_a_batch_is_named(root: Path) -> None:
+    trained_on = {name: len(open_dataset(root, [name], ["normal"], 16).split().train) for name in ("oak", "elm")}
+    smaller, larger = sorted(trained_on.values())
+    assert smaller < larger
+    few = min(trained_on, key=lambda name: trained_on[name])
+    assert check_dataset(root, batch_size=smaller) == []
+    found = reasons(root, batch_size=larger)
+    assert list(found) == [f"rgb/{few}"]
+    assert found[f"rgb/{few}"].startswith(f"{smaller} pictures to train on (those for validation left out), fewer than")
+    assert set(reasons(root, batch_size=1000)) == {"rgb/oak", "rgb/elm"}, "nobody trains on test buildings"
+    assert set(reasons(root, batch_size=1000, test_buildings=["oak"])) == {"rgb/elm", "rgb/fir"}
+
+
+def test_only_the_buildings_and_tasks_asked_for_are_looked_at(tmp_path: Path) -> None:
+    root = make(tmp_path, points=2, views=1)
+    as_text(image_path(root, "edge_texture", Sample("oak", 0, 0)))
+    as_text(image_path(root, "normal", Sample("elm", 0, 0)))
+    as_text(image_path(root, "depth_zbuffer", Sample("oak", 1, 0)))
+    (root / "rgb" / "oak" / "holiday.png").write_bytes(b"")
+    assert list(reasons(root, tasks=["keypoints2d"], buildings=["oak", "fir"])) == []
+    assert list(reasons(root, tasks=["edge_texture"], buildings=["oak", "fir"])) == [
+        "edge_texture/oak/point_0_view_0_domain_edge_texture.png"
+    ]
+    masked = reasons(root, tasks=["normal"], buildings=["oak", "attic", "fir"], batch_size=1)
+    assert masked["rgb/attic"] == "missing building"
+    assert masked["depth_zbuffer/oak/point_1_view_0_domain_depth_zbuffer.png"] == "not an image"
+    assert len(masked) == 2
+
+
+def test_a_building_without_any_label_of_a_task_is_one_fault(tmp_path: Path) -> None:
+    root = make(tmp_path, points=3, views=2, manifest=False)
+    for path in (root / "normal" / "elm").iterdir():
+        path.unlink()
+    (root / "normal" / "elm").rmdir()
+    assert reasons(root) == {"normal/elm": "missing: 6 pictures without labels"}
+
+
+def test_the_quick_check_opens_one_view_of_each_building(tmp_path: Path) -> None:
+    root = make(tmp_path, points=3, views=1)
+    image_path(root, "normal", Sample("oak", 2, 0)).unlink()
+    class_99(image_path(root, "segment_semantic", Sample("elm", 0, 0)))
+    as_text(image_path(root, "rgb", Sample("elm", 1, 0)))
+    seen: list[tuple[int, int]] = []
+    quick = {
+        fault.path.parent.name
+        for fault in check_dataset(root, ALL, thorough=False, progress=lambda *at: seen.append(at))
+    }
+    assert len(check_dataset(root, ALL, thorough=False)) == 2
+    assert quick == {"oak", "elm"}
+    assert len(check_dataset(root, ALL)) == 3
+    assert seen == [(done, 9) for done in range(1, 10)]
+
+
+# --- labels of whole pictures ----------------------------------------------------------------------------------------
+
+VECTORS = {"class_scene": "5", "class_object": json.dumps([1, 0] * 9), "distance": "[4.5]"}
+
+
+def with_vectors(root: Path) -> Path:
+    make(root, train=("oak",), test=(), points=2, views=1, manifest=False)
+    for domain, text in VECTORS.items():
+        for point in range(2):
+            path = image_path(root, domain, Sample("oak", point, 0))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    return root
+
+
+def test_labels_of_whole_pictures_are_numbers_in_json(tmp_path: Path) -> None:
+    root = with_vectors(tmp_path)
+    assert image_path(root, "distance", Sample("oak", 0, 0)).name == "point_0_view_0_domain_distance.json"
+    batch = open_dataset(root, None, tuple(VECTORS), 16).load([0, 1])
+    assert batch.targets["class_scene"].tolist() == [5, 5]
+    assert batch.targets["class_scene"].dtype == np.int64
+    np.testing.assert_array_equal(batch.targets["class_object"], np.tile([1.0, 0.0], (2, 9)))
+    np.testing.assert_array_equal(batch.targets["distance"], [[1.0], [1.0]])
+    assert batch.mask is None
+    assert check_dataset(root, tuple(VECTORS)) == []
+
+
+@pytest.mark.parametrize(
+    ("domain", "text", "reason"),
+    [
+        ("class_scene", "16", "16 is no class id; class_scene has 0..15"),
+        ("class_scene", "-1", "-1 is no class id"),
+        ("class_scene", "2.5", "2.5 is no class id"),
+        ("class_scene", "[1, 2]", "2 numbers, class_scene has 1"),
+        ("class_object", "[1, 0]", "2 numbers, class_object has 18"),
+        ("class_object", json.dumps([0.5] * 18), "class_object has only 0 and 1"),
+        ("distance", "1e999", "not a number"),
+        ("distance", "NaN", "not a number nor an array of numbers in JSON"),
+        ("distance", '"far"', "not a number nor an array of numbers in JSON"),
+        ("distance", "", "not a number nor an array of numbers in JSON"),
+    ],
+)
+def test_a_json_label_that_is_none_is_named(tmp_path: Path, domain: str, text: str, reason: str) -> None:
+    root = with_vectors(tmp_path)
+    victim = image_path(root, domain, Sample("oak", 1, 0))
+    victim.write_text(text)
+    data = open_dataset(root, None, (domain,), 16)
+    assert data.load([0, 1]).indices.tolist() == [0]
+    assert [fault.path for fault in data.faults] == [victim]
+    assert reason in data.faults[0].reason
+    assert [(fault.path, fault.reason) for fault in check_dataset(root)] == [(victim, data.faults[0].reason)]
+
+
+def test_a_label_in_another_kind_of_file_is_stray_and_missing(tmp_path: Path) -> None:
+    root = with_vectors(tmp_path)
+    path = image_path(root, "distance", Sample("oak", 0, 0))
+    path.rename(path.with_suffix(".png"))
+    found = reasons(root, tasks=["distance"])
+    assert found["distance/oak/point_0_view_0_domain_distance.json"] == "missing"
+    assert "called point_<P>_view_<V>_domain_distance.json" in found["distance/oak/point_0_view_0_domain_distance.png"]
+
+
+# --- a real download -------------------------------------------------------------------------------------------------
+
+NINE = (*ALL, "edge_occlusion", "reshading", "principal_curvature", "rgb")
+
+
+def ramp(domain: str) -> np.ndarray:
+    """A picture of 512 x 512 of which every value is known: coordinates, and ids of a subset of COCO's classes."""
+    y, x = np.mgrid[0:512, 0:512]
+    if domain == "segment_semantic":
+        return np.where((x + y) % 2 == 0, 17, 0).astype(np.uint8)
+    if domain == "depth_zbuffer":
+        return np.where(x % 2 == 0, 512 * 3, 65535).astype(np.uint16)
+    if TASKS[domain].encoding == "rgb8":
+        return np.stack([x // 2, y // 2, np.full_like(x, 127)], -1).astype(np.uint8)
+    return (x * 64 + y // 8).astype(np.uint16)
+
+
+def download(root: Path, *, size: int, spelling: str, folder: str) -> Path:
+    """Taskonomy's own names for one view; its class maps in one of the spellings, for the folder too."""
+    for domain in ("rgb", *NINE):
+        is_classes = domain == "segment_semantic"
+        place = root / (folder if is_classes else domain) / "allensville"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = ramp(domain)[:size, :size]
+        image = Image.fromarray(pixels)
+        assert image.mode == ("I;16" if pixels.dtype == np.uint16 else "L" if pixels.ndim == 2 else "RGB")
+        image.save(place / f"point_31_view_4_domain_{spelling if is_classes else domain}.png")
+    return root
+
+
+@pytest.mark.parametrize("size", [512, 256])
+@pytest.mark.parametrize("spelling", ["segment_semantic", "segmentsemantic"])
+@pytest.mark.parametrize("folder", ["segment_semantic", "segmentsemantic"])
+def test_the_nine_tasks_of_a_download_are_read_unchanged(tmp_path: Path, size: int, spelling: str, folder: str) -> None:
+    root = download(tmp_path, size=size, spelling=spelling, folder=folder)
+    assert check_dataset(root, NINE) == []
+    assert check_dataset(root, NINE, buildings=["allensville"]) == []
+    batch = open_dataset(root, None, NINE, 128).load([0])
+    assert set(np.unique(batch.targets["segment_semantic"])) <= {0, 17}
+    depths = (np.array([512 * 3, 65535], np.float32) - 1500) / 1000
+    assert set(np.unique(batch.targets["depth_zbuffer"])) <= set(depths), "no depth between near and nothing"
+    for name in NINE:
+        channels = () if TASKS[name].is_classes else (TASKS[name].channels,)
+        assert batch.targets[name].shape == (1, *channels, 128, 128)
+    step = size // 128
+    x = np.arange(128) * step + (step - 1) / 2
+    heat = batch.targets["edge_occlusion"][0, 0]
+    np.testing.assert_allclose(heat[0], (np.rint(x * 64) - 56.0248) / 239.1265, atol=0.01)
+    shade = batch.targets["reshading"][0, 0]
+    columns = np.rint(np.arange(128) * step / 2 + (step / 2 - 1) / 2)
+    np.testing.assert_allclose(shade[0], ((columns + columns[0] + 127) / 3 / 255 - 0.4962) / 0.2846, atol=0.02)
+    curvature = batch.targets["principal_curvature"][0]
+    np.testing.assert_allclose(curvature[0, 0], (columns / 255 - 0.5175) / 0.1373, atol=0.04)
+
+
+def test_class_ids_that_the_task_does_not_have_are_listed(tmp_path: Path) -> None:
+    root = download(tmp_path, size=256, spelling="segmentsemantic", folder="segment_semantic")
+    path = image_path(root, "segment_semantic", Sample("allensville", 31, 4))
+    Image.fromarray(np.array([[0, 17], [62, 81]], np.uint8).repeat(128, 0).repeat(128, 1)).save(path)
+    (fault,) = check_dataset(root, NINE)
+    assert fault.path == path
+    assert fault.reason.startswith("class ids out of range 0..17: 62, 81; segment_semantic has 18 classes: renumber")
+
+
+def test_missing_domains_of_a_download_are_all_named_at_once(tmp_path: Path) -> None:
+    root = download(tmp_path, size=256, spelling="segmentsemantic", folder="segment_semantic")
+    for domain in ("reshading", "depth_zbuffer"):
+        (root / domain).rename(root / f"_{domain}")
+    assert reasons(root, tasks=NINE) == {"depth_zbuffer": "missing domain", "reshading": "missing domain"}
+    with pytest.raises(DatasetError) as caught:
+        open_dataset(root, None, NINE, 64)
+    assert len(caught.value.faults) == 2
+
+
+def test_shading_may_be_stored_as_grey_and_thirty_two_bit_modes_are_read(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "r.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "r.png", "reshading"), np.stack([grey] * 3, -1))
+    # Older versions of Pillow open sixteen-bit PNG in mode I, which newer ones write to TIFF alone.
+    Image.fromarray(grey.astype(np.int32) * 200).save(tmp_path / "i.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "i.tif", "edge_occlusion"), grey.astype(np.uint16) * 200)
