@@ -11,7 +11,7 @@ of what is counted: a backward gives the picture itself no gradient, so a traini
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -55,23 +55,13 @@ def count_flops(
         with torch.no_grad():
             net(rgb)
 
+    def to_encoder() -> None:
+        torch.autograd.grad(features, encoder, torch.empty_like(features), allow_unused=True)
+
     features = net.represent(rgb)
-
-    def probe() -> None:
-        for _ in tasks[1:]:
-            flow = torch.empty_like(features)
-            torch.autograd.grad(features, encoder, flow, retain_graph=True, allow_unused=True)
-        for _ in tasks:
-            evaluate()
-
-    counts = []
-    for work in (train, evaluate, probe):
-        # torch's own formula for a weight's gradient leaves out that a depthwise convolution joins no two channels.
-        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
-        with counter:
-            work()
-        counts.append(counter.get_total_flops() / _BATCH)
-    return SampleFlops(*counts)
+    trained, forward, backward = (_counted(work) / _BATCH for work in (train, evaluate, to_encoder))
+    n = len(tasks)
+    return SampleFlops(train=trained, evaluate=forward, probe=n * forward + (n - 1) * backward)
 
 
 def predict_flops(
@@ -108,6 +98,14 @@ def layer_macs(
 
 def _weightless(network: str, tasks: Sequence[str], size: int, networks: Mapping[str, NetworkParts]) -> MultiTaskNet:
     return build_network(network, tasks, size, seed=0, networks=networks).to("meta")
+
+
+def _counted(work: Callable[[], None]) -> int:
+    # torch's own formula for a weight's gradient leaves out that a depthwise convolution joins no two channels.
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
+    with counter:
+        work()
+    return counter.get_total_flops()
 
 
 def _add_macs(macs: dict[str, int], part: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -19,6 +19,7 @@ from models.wire.tensors import encode_tensors
 
 SIZE = 32
 NAMES = parse_tasks("sdna")
+VECTORS = parse_tasks("pmz")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,42 @@ def test_predictions_are_torchs_in_the_labels_units(folder: Path, height: int, w
         expected = TASKS[name].denormalise(outputs[name])
         scale = max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(predicted[name], expected, atol=1e-4 * scale)
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("bundle")
+    state = export_state(build_network("pi", VECTORS, SIZE, seed=4))
+    # Scores so far apart that a careless exponential overflows.
+    state["heads.class_scene.predict.bias"][:] = np.linspace(-200, 200, 16)
+    state["heads.class_object.predict.bias"][:] = np.linspace(-200, 200, 18)
+    (source / "state").write_bytes(encode_tensors(state))
+    request = BundleRequest("j", "s", "mas", "pi", VECTORS, SIZE, str(source / "state"), "00" * 32, (), 1, {}, "0.1.0")
+    bundle(request, folder)
+    return folder
+
+
+def test_vectors_are_probabilities_and_numbers_in_units(vectors: Path) -> None:
+    picture = _picture(SIZE, SIZE)
+    predictor = Predictor(vectors, threads=1)
+    raw = predictor.run((picture.transpose(2, 0, 1)[None] / 255).astype(np.float32))
+    predicted = predictor.predict(picture)
+    assert [(task.name, task.kind, task.unit) for task in predictor.manifest.tasks] == [
+        ("class_scene", "class", "class id"), ("class_object", "labels", "1 = visible"), ("distance", "numbers", "m")
+    ]  # fmt: skip
+    shares = np.array(
+        [1 / sum(np.exp(raw["class_scene"][0].astype(np.float64) - score)) for score in raw["class_scene"][0]]
+    )
+    np.testing.assert_allclose(predicted["class_scene"], shares, atol=1e-6)
+    logits = raw["class_object"][0].astype(np.float64)
+    np.testing.assert_allclose(predicted["class_object"], 1 / (1 + np.exp(-logits)), atol=1e-6)
+    np.testing.assert_allclose(predicted["distance"], raw["distance"][0] * 1.5 + 3.0, rtol=1e-6)
+    assert all(value.dtype == np.float32 and value.ndim == 1 for value in predicted.values())
+
+
+def test_vectors_are_verified_as_maps_are(vectors: Path) -> None:
+    result = verify(vectors)
+    assert result.onnx_max_abs_err <= result.tolerance
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,67 @@ from models.tasks import TASKS, parse_tasks
 ALL = parse_tasks("sdnkt")
 
 
+@pytest.mark.parametrize("name", ["pi", "xception-half"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 50), (128, 80)])
-def test_outputs_have_the_picture_size_and_the_tasks_channels(height: int, width: int) -> None:
-    network = build_network("pi", ALL, 64, seed=0)
+def test_outputs_have_the_picture_size_and_the_tasks_channels(name: str, height: int, width: int) -> None:
+    network = build_network(name, ALL, 64, seed=0)
     outputs = network(torch.rand(2, 3, height, width))
     assert {name: tuple(value.shape) for name, value in outputs.items()} == {
         name: (2, TASKS[name].channels, height, width) for name in ALL
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("xception-small", 4.089), ("xception-half", 2.052), ("xception-quad", 15.96)],
+)
+def test_encoders_have_the_published_sizes(name: str, published: float) -> None:
+    digits = 2 if name == "xception-quad" else 3
+    parameters = sum(value.numel() for value in NETWORKS[name].encoder().parameters())
+    assert round(parameters / 1e6, digits) == published
+
+
+@pytest.mark.parametrize("task", parse_tasks("sdnkterca"))
+def test_every_head_has_the_published_size(task: str) -> None:
+    head = NETWORKS["xception-small"].head(TASKS[task].channels)
+    assert round(sum(value.numel() for value in head.parameters()) / 1e6, 3) == 0.116
+
+
+def test_the_representation_is_256_channels_at_stride_16_in_every_size() -> None:
+    for name in ("xception-small", "xception-half", "xception-quad"):
+        encoder = NETWORKS[name].encoder().to("meta")
+        assert encoder(torch.empty(2, 3, 256, 256, device="meta")).shape == (2, 256, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["pi", "xception-half"])
+def test_tasks_of_the_whole_picture_give_vectors_beside_maps(name: str) -> None:
+    tasks = ("class_scene", "normal", "class_object", "distance")
+    outputs = build_network(name, tasks, 64, seed=0)(torch.rand(2, 3, 33, 50))
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
+        "class_scene": (2, 16), "normal": (2, 3, 33, 50), "class_object": (2, 18), "distance": (2, 1)
+    }  # fmt: skip
+
+
+def test_a_vector_is_the_linear_map_of_the_mean_representation() -> None:
+    network = build_network("xception-half", ("distance",), 64, seed=0).eval()
+    rgb = torch.rand(2, 3, 64, 64)
+    head = network.heads["distance"].predict
+    features = network.encoder(rgb).clamp_min(0).flatten(2).mean(2)
+    torch.testing.assert_close(network(rgb)["distance"], features @ head.weight.T + head.bias)
+
+
+def test_a_network_without_vectors_refuses_tasks_that_need_them() -> None:
+    tiny = NetworkParts(lambda: nn.Conv2d(3, 4, 1), lambda channels: nn.Conv2d(4, channels, 1), stride=1)
+    with pytest.raises(ValueError, match="no head for class_scene"):
+        build_network("tiny", ("class_scene",), 8, seed=0, networks={"tiny": tiny})
+
+
+def test_every_layer_of_an_xception_is_used_and_learns() -> None:
+    network = build_network("xception-half", ("normal", "distance"), 64, seed=0).train()
+    outputs = network(torch.rand(2, 3, 64, 64))
+    torch.stack([value.square().mean() for value in outputs.values()]).sum().backward()
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
 
 
 def test_padding_leaves_sizes_that_fit_alone() -> None:
