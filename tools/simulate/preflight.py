@@ -45,11 +45,12 @@ def faults_of(specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[
 def check(specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> Faults:
     """The same, settings and data apart."""
     jobs = [specs] if isinstance(specs, JobSpec) else list(specs)
-    settings = [fault for spec in jobs for fault in _of_settings(spec, len(clients))]
-    return Faults(tuple(dict.fromkeys(settings)), tuple(dict.fromkeys(_of_data(jobs, root, clients))))
+    settings = [fault for spec in jobs for fault in settings_faults(spec, len(clients))]
+    return Faults(tuple(dict.fromkeys(settings)), tuple(dict.fromkeys(data_faults(jobs, root, clients))))
 
 
-def _of_settings(spec: JobSpec, clients: int) -> list[str]:
+def settings_faults(spec: JobSpec, clients: int) -> list[str]:
+    """What in a job's settings cannot be run by so many clients, whatever their data."""
     faults = list(spec_faults(spec))
     for task in spec.tasks:
         if task in TASKS and TASKS[task].loss not in _LOSSES:
@@ -65,7 +66,8 @@ def _of_settings(spec: JobSpec, clients: int) -> list[str]:
     return faults
 
 
-def _of_data(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> list[str]:
+def data_faults(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> list[str]:
+    """What in the data, or in who holds what of it, stands in the way of any of the jobs."""
     tasks = list(dict.fromkeys(task for spec in jobs for task in spec.tasks if task in TASKS))
     faults = _few([str(fault) for fault in check_dataset(root, tasks)])
     found: dict[str, Inventory] = {}
