@@ -168,6 +168,8 @@ def job_status(state: State, job_id: str, now_s: float) -> JobStatus:
     energy = total_energy_of(job)
     latest = latest_losses(job)
     waiting = "; ".join(f"{split.split} waits: {split.waiting}" for split in job.splits.values() if split.waiting)
+    if job.state == "submitted":
+        waiting = f"waits for {job.spec.clients_per_round} agents online that can train all of its tasks"
     return JobStatus(
         job=job.job,
         spec=job.spec,

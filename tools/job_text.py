@@ -1,16 +1,43 @@
-"""A job's record as lines for a terminal."""
+"""A job's record, and the schemes there are, as lines for a terminal."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from models.tasks import letters
+
+if TYPE_CHECKING:
+    from aggregator.schemes.base import Scheme
 
 
 def joules(energy_j: float | None, state: str) -> str:
     """Joules with their state; a figure that is not known is a dash, never a zero."""
     return f"- ({state})" if energy_j is None else f"{energy_j:.0f} J ({state})"
+
+
+def scheme_lines(schemes: Mapping[str, Scheme]) -> list[str]:
+    """Each scheme by its name, what it is, and its options with their defaults."""
+    lines = []
+    for name, scheme in sorted(schemes.items()):
+        lines.append(f"{name:20}{_summary(scheme)}")
+        lines += [f"{'':20}  option {each}" for each in option_texts(scheme)]
+    return lines
+
+
+def option_texts(scheme: Scheme) -> list[str]:
+    """A scheme's options as they stand in a job's file, one line each."""
+    fields = msgspec.structs.fields(scheme.options)
+    return [f"{field.name} ({'needed' if field.required else f'default {field.default!r}'})" for field in fields]
+
+
+def _summary(scheme: Scheme) -> str:
+    """The first sentence of its module's text."""
+    said = (sys.modules[type(scheme).__module__].__doc__ or type(scheme).__doc__ or "").strip()
+    return said.split("\n\n", maxsplit=1)[0].replace("\n", " ")
 
 
 def describe(record: Mapping[str, Any]) -> str:

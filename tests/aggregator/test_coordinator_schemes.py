@@ -12,6 +12,7 @@ from test_coordinator_resume import timeless
 from aggregator.coordinator import actions as act
 from aggregator.coordinator import events as ev
 from aggregator.coordinator.seeds import learning_rate
+from aggregator.record import job_status
 from aggregator.schemes import schemes
 from models.wire import messages as msg
 
@@ -194,6 +195,8 @@ def test_standalone_devices_train_alone_and_keep_their_own_model() -> None:
 def test_standalone_waits_for_its_devices() -> None:
     lab = submitted(Lab().fleet(1, testers=1), "standalone", clients_per_round=2).run()
     assert (lab.job().state, lab.job().splits) == ("submitted", {})
+    said = job_status(lab.core.state, "job", lab.now_s).reason
+    assert said == "waits for 2 agents online that can train all of its tasks"
     lab.seen("a1", capabilities=CAPABILITIES)
     assert lab.run().record().state == "deployed"
 

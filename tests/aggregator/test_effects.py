@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from aggregator.coordinator.actions import Accumulate, Average, PrepareModel
+from aggregator.coordinator.actions import Accumulate, Average, Export, ExportSplit, PrepareModel
 from aggregator.coordinator.state import Contribution
 from aggregator.effects import EffectError, Effects
 from models.wire.blobstore import BlobStore
 from models.wire.chunks import make_ref
+from models.wire.job import JobSpec
 from models.wire.messages import BlobRef
 from models.wire.tensors import TensorsError, decode_tensors, encode_tensors
 
@@ -151,12 +152,31 @@ def test_faults_of_an_update_are_listed(bench: Bench) -> None:
 def test_a_split_starts_from_its_parents_encoder_and_its_own_heads(bench: Bench) -> None:
     parent = bench.put({**BASE, "heads.depth_zbuffer.b": np.array([9.0], np.float32)})
     action = PrepareModel(
-        "job", "split-0", ("normal",), "pi", 32, 0, 1, parent_split="merged", parent_tasks=(), parent=parent
+        "job", "n", ("normal",), "pi", 32, 0, 1, parent_split="merged", parent_tasks=(), parent=parent
     )
     state = bench.state(run(bench.effects.prepare(action)))
     assert {name: array.tolist() for name, array in state.items()} == {
         name: array.tolist() for name, array in BASE.items()
     }
+
+
+def test_a_bundle_has_the_heads_that_its_split_serves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child that needs torch is played by one that keeps what it was asked for."""
+    asked: list[tuple[object, list[str]]] = []
+
+    async def child(what: str, request: dict[str, Any], folder: Path) -> None:
+        asked.append((request["tasks"], sorted(decode_tensors(Path(request["state"]).read_bytes()))))
+        (folder / "manifest.json").write_text("{}")
+        (folder / "model.onnx").write_text("onnx")
+
+    monkeypatch.setattr("aggregator.effects._child", child)
+    model = bench.put({**BASE, "heads.depth_zbuffer.b": np.array([9.0], np.float32)})
+    tasks = ("depth_zbuffer", "normal")
+    splits = tuple(ExportSplit("dn", tasks, serves, model, (), 1, {}) for serves in (("normal",), tasks))
+    bundles = run(bench.effects.export(Export("job", JobSpec("job", tasks), splits), "0"))
+    heads = ["heads.depth_zbuffer.b", "heads.normal.b"]
+    assert asked == [(["normal"], ["encoder.w", heads[1]]), (list(tasks), ["encoder.w", *heads])]
+    assert [[file.name for file in bundle.files] for bundle in bundles] == [["model.onnx"]] * 2
 
 
 NEW = PrepareModel("job", "merged", ("normal",), "no-such-network", 32, 0, 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
 import msgspec
 import pytest
-from lab import SPEC
+from lab import SPEC, Lab
 
 import aggregator.schemes as package
 from aggregator.affinity import AffinityTotal, empty_affinity
@@ -256,3 +257,53 @@ def test_no_scheme_stumbles_over_a_spec_that_is_wrong_all_over(scheme: str) -> N
     assert any("nonsense" in fault for fault in found)
     assert len(found) >= 3
     assert spec_faults(spec(scheme, tasks=()))[0] == "no task is given"
+
+
+def _install(folder: Path, entries: str, module: str) -> None:
+    info = folder / "rivals-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rivals\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mas_edge.schemes]\n{entries}")
+    (folder / "rivals_of_a_test.py").write_text(module)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that packages are found in; the schemes are looked for anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "none")])
+    yield tmp_path
+    sys.modules.pop("rivals_of_a_test", None)
+
+
+def test_a_scheme_of_another_package_is_one_of_ours(site: Path) -> None:
+    _install(
+        site,
+        "twice = rivals_of_a_test:TWICE\n",
+        "import msgspec\n"
+        "from aggregator.schemes.base import SplitPlan, Stage\n"
+        "class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):\n"
+        "    times: int = 2\n"
+        "class Twice:\n"
+        "    name, options = 'twice', Options\n"
+        "    def faults(self, spec): return []\n"
+        "    def first(self, spec, agents): return Stage('training', (SplitPlan('a', spec.tasks, 0, 3),))\n"
+        "    def following(self, spec, agents, stage, results): return None\n"
+        "TWICE = Twice()\n",
+    )
+    assert sorted(schemes()) == sorted([*ALL, "twice"])
+    assert spec_faults(spec("twice", options={"times": 3})) == []
+    assert spec_faults(spec("twice", options={"time": 3})) == ["scheme twice has no option 'time'; it has times"]
+    assert Lab().fleet(2).submit(scheme="twice").run().record().state == "deployed"
+
+
+def test_what_is_no_scheme_is_said_with_its_package(site: Path) -> None:
+    entries = "mas = rivals_of_a_test:MAS\nnumber = rivals_of_a_test:NUMBER\nother = rivals_of_a_test:MAS\n"
+    _install(site, entries, "from aggregator.schemes.mas import SCHEME as MAS\nNUMBER = 5\n")
+    (fault,) = spec_faults(spec("mas"))
+    for part in (
+        "rivals 1.0, entry point mas = rivals_of_a_test:MAS of mas_edge.schemes: name mas is taken by mas-edge itself",
+        "number = rivals_of_a_test:NUMBER of mas_edge.schemes: fails with TypeError: it must load to a scheme",
+        "the scheme's name is 'mas', but the entry point is called other",
+    ):
+        assert part in fault

@@ -13,6 +13,7 @@ import pytest
 from fake_aggregator import FakeAggregator, status
 from typer.testing import CliRunner
 
+from aggregator.schemes import schemes
 from edge_agent.status import Status, write_status
 from models.wire.messages import CancelJob, JobAccepted, Message, RequestRefused, SubmitJob
 from tools import client as client_module
@@ -51,6 +52,18 @@ def spec(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
+
+
+def test_the_schemes_are_listed_with_their_options() -> None:
+    said = mas("job", "schemes")
+    assert said.exit_code == OK
+    lines = said.output.splitlines()
+    assert [line.split()[0] for line in lines if line[:1].strip()] == sorted(schemes())
+    after = lines.index(next(line for line in lines if line.startswith("given-split")))
+    assert [line.split() for line in lines[after + 1 : after + 3]] == [
+        ["option", "groups", "(needed)"], ["option", "start", "(default", "'merged')"]
+    ]  # fmt: skip
+    assert json.loads(mas("job", "schemes", "--json").output)["fedprox"] == ["mu (default 0.01)"]
 
 
 # --- submit ---------------------------------------------------------------------------------------------------------

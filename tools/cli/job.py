@@ -25,7 +25,10 @@ def main() -> None:
 
 @app.command()
 def submit(
-    spec: Path = typer.Argument(..., help="The job (TOML); see docs/architecture.md."),
+    spec: Path = typer.Argument(
+        ...,
+        help="The job (TOML); its keys are in docs/architecture.md, schemes and their options in `mas job schemes`.",
+    ),
     broker: str = BROKER,
     fleet: str = FLEET,
     watch_it: bool = typer.Option(False, "--watch", help="Follow the job until it ends."),
@@ -53,6 +56,25 @@ def submit(
             return "submitted"
 
     _end(_run(work()))
+
+
+@app.command("schemes")
+def list_schemes(as_json: bool = JSON) -> None:
+    """Show the schemes a job can name, with the options of each."""
+    import json
+
+    from aggregator.schemes import schemes
+    from models.plugins import PluginError
+    from tools.job_text import option_texts, scheme_lines
+
+    try:
+        known = dict(schemes())
+    except PluginError as error:
+        raise fail("\n".join(error.faults), 2) from error
+    if as_json:
+        typer.echo(json.dumps({name: option_texts(scheme) for name, scheme in sorted(known.items())}, indent=2))
+    else:
+        typer.echo("\n".join(scheme_lines(known)))
 
 
 @app.command("list")
