@@ -109,3 +109,39 @@ def test_the_sub_command_is_light_to_import() -> None:
     code = f"import sys, tools.cli.data; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_check_names_what_a_job_would_stumble_over(tmp_path: Path) -> None:
+    for building in ("ash", "elm"):
+        for domain, pixels in (
+            ("rgb", np.zeros((16, 16, 3), np.uint8)),
+            ("edge_texture", np.zeros((16, 16), np.uint16)),
+        ):
+            folder = tmp_path / domain / building
+            folder.mkdir(parents=True)
+            for point in range(4):
+                Image.fromarray(pixels).save(folder / f"point_{point}_view_0_domain_{domain}.png")
+    (tmp_path / "edge_texture" / "elm" / "point_2_view_0_domain_edge_texture.png").write_text("x")
+    listed = RUN.invoke(app, ["check", str(tmp_path), "--tasks", "tdp", "--batch-size", "5", "--json"])
+    assert listed.exit_code == 1
+    found = [
+        (Path(fault["path"]).relative_to(tmp_path).parts[0], fault["reason"])
+        for fault in json.loads(listed.stdout)["faults"]
+    ]
+    assert {reason for domain, reason in found if domain in ("depth_zbuffer", "class_scene")} == {"missing domain"}
+    assert ("edge_texture", "not an image") in found
+    assert sum("fewer than a batch of 5" in reason for _, reason in found) == 2
+    assert RUN.invoke(app, ["check", str(tmp_path), "--tasks", "t", "--buildings", "ash"]).exit_code == 0
+    assert RUN.invoke(app, ["check", str(tmp_path), "--tasks", "t", "--quick"]).exit_code == 0
+    absent = RUN.invoke(app, ["check", str(tmp_path), "--tasks", "t", "--buildings", "ash, oak"])
+    assert absent.exit_code == 1
+    assert "oak: missing building" in absent.stdout
+    assert "no data format" in RUN.invoke(app, ["check", str(tmp_path), "--format", "zip"]).stdout
+
+
+def test_the_bar_of_a_long_check_stays_off_the_faults(tmp_path: Path) -> None:
+    (tmp_path / "rgb" / "ash").mkdir(parents=True)
+    (tmp_path / "rgb" / "ash" / "point_0_view_0_domain_rgb.png").write_text("x")
+    checked = RUN.invoke(app, ["check", str(tmp_path)])
+    assert checked.stdout == f"{tmp_path / 'rgb' / 'ash' / 'point_0_view_0_domain_rgb.png'}: not an image\n"
+    assert "1/1" in checked.stderr
