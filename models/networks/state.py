@@ -21,8 +21,7 @@ def export_state(network: nn.Module) -> dict[str, FloatArray]:
     From a device's memory they come as one transfer, for each is a wait.
     """
     here = _travelling(network)
-    devices = {value.device for value in here.values()}
-    if devices <= {_CPU}:
+    if _on_host(here):
         return {name: np.array(value.numpy(), dtype=np.float32, order="C") for name, value in here.items()}
     flat = torch.cat([value.reshape(-1).float() for value in here.values()]).cpu()
     parts = torch.split(flat, [value.numel() for value in here.values()])
@@ -30,17 +29,28 @@ def export_state(network: nn.Module) -> dict[str, FloatArray]:
 
 
 def load_state(network: nn.Module, state: Mapping[str, FloatArray]) -> None:
-    """Copy `state` into `network`. Raises StateError, having changed nothing, unless it fits exactly and is finite."""
+    """Copy `state` into `network`, to a device's memory as one transfer.
+
+    Raises StateError, having changed nothing, unless it fits exactly and is finite.
+    """
     here = _travelling(network)
     # Only shapes are looked at, so nothing of the network is copied for the comparison.
     faults = check_like(state, {name: np.broadcast_to(np.float32(0), value.shape) for name, value in here.items()})
     if faults:
         raise StateError(faults)
-    for name, value in here.items():
-        if value.device == _CPU:
+    if _on_host(here):
+        for name, value in here.items():
             np.copyto(value.numpy(), state[name])
-        else:
-            value.copy_(torch.from_numpy(np.array(state[name])), non_blocking=True)
+        return
+    flat = torch.from_numpy(np.concatenate([state[name].reshape(-1) for name in here]))
+    flat = flat.to(next(iter(here.values())).device)
+    for part, value in zip(torch.split(flat, [value.numel() for value in here.values()]), here.values(), strict=True):
+        value.copy_(part.view(value.shape))
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether numpy can see them all; a network is otherwise on one device."""
+    return all(value.device == _CPU for value in tensors.values())
 
 
 def _travelling(network: nn.Module) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from edge_agent.trainer.perform import Workbench
 from edge_agent.trainer.protocol import EvaluateDone, TrainDone, WorkPhase
 from edge_agent.trainer.spans import SpanRecorder
 from models.losses import Batch, SampleLosses
-from models.networks import NETWORKS, NetworkParts, build_network, export_state
+from models.networks import NETWORKS, NetworkParts, build_network, export_state, load_state, state
 from models.state import State, StateError
 from models.wire.chunks import make_ref
 from models.wire.job import TrainSettings
@@ -170,6 +170,17 @@ def test_a_base_that_does_not_fit_leaves_the_bench_fit_for_the_next() -> None:
     with pytest.raises(StateError, match="missing"):
         _train(bench, order, {})
     assert _equal(_train(bench, order, _base())[1], _train(_bench(), order, _base())[1])
+
+
+def test_a_state_goes_to_a_device_and_back_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The route for a device's memory, taken here with the host's: nothing here has another."""
+    base, order = _base(), _train_order()
+    expected = _train(_bench(), order, base)[1]
+    monkeypatch.setattr(state, "_CPU", torch.device("meta"))
+    network = build_network("hard", TASKS, SIZE, 7, PARTS)
+    load_state(network, base)
+    assert _equal(export_state(network), base)
+    assert _equal(_train(_bench(), order, base)[1], expected)
 
 
 def test_networks_are_built_once_and_the_longest_unused_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
