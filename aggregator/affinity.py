@@ -3,6 +3,9 @@
 Each report carries the sum over its probed batches and how many they were. Sums are added and divided once by all
 batches, so a client that probed more batches weighs more and no expected count stands in for a counted one.
 Negative values are conflict evidence and are kept.
+
+A row's size follows its source's: a step for a loss with a large gradient is a large step, which moves every task far.
+`by_self_affinity` takes that out.
 """
 
 from __future__ import annotations
@@ -60,3 +63,18 @@ def mean_affinity(total: AffinityTotal) -> Matrix:
     if total.batches == 0:
         raise ValueError("no batch was probed: lower probe_every or give the agents more training data")
     return tuple(tuple(value / total.batches for value in row) for row in total.sums)
+
+
+def by_self_affinity(matrix: Matrix) -> Matrix:
+    """Each row divided by the size of what its source's step does to the source itself; the diagonal becomes 1 or -1.
+
+    To first order affinity[j, i] grows with the unit of loss j, and so does affinity[j, j]: their quotient does not, so
+    that no task's row weighs more because its loss is counted in smaller units. ValueError where a task's step does
+    nothing to its own loss.
+    """
+    idle = [str(source) for source, row in enumerate(matrix) if row[source] == 0]
+    if idle:
+        raise ValueError(
+            f"the steps for task {', '.join(idle)} (from 0) do nothing to their own losses: nothing to divide by"
+        )
+    return tuple(tuple(value / abs(row[source]) for value in row) for source, row in enumerate(matrix))

@@ -78,23 +78,32 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def split_tasks(tasks: Sequence[str], affinity: Sequence[Sequence[float]], max_splits: int) -> Grouping:
-    """The best partition of `tasks` into at most `max_splits` groups, and its score.
+def split_tasks(
+    tasks: Sequence[str], affinity: Sequence[Sequence[float]], max_splits: int, *, exactly: bool = False
+) -> Grouping:
+    """The best partition of `tasks` into at most (or `exactly`) `max_splits` groups, and its score.
 
     `affinity[source][target]`; raises ValueError naming every fault at once.
     """
     faults = validate_affinity(list(tasks), affinity)
     if max_splits < 1:
         faults.append(f"max_splits is {max_splits}, must be at least 1")
+    if exactly and max_splits > len(tasks):
+        faults.append(f"{len(tasks)} tasks do not make {max_splits} groups")
     if faults:
         raise ValueError("; ".join(faults))
     matrix = np.asarray(affinity, np.float64)
-    groups = best_groups(matrix, max_splits)
+    groups = best_groups(matrix, max_splits, exactly=exactly)
     return _named(tasks, groups, partition_score(matrix, groups))
 
 
 def ranked(
-    tasks: Sequence[str], affinity: Sequence[Sequence[float]], max_splits: int, limit: int
+    tasks: Sequence[str],
+    affinity: Sequence[Sequence[float]],
+    max_splits: int,
+    limit: int,
+    *,
+    exactly: bool = False,
 ) -> tuple[Grouping, ...]:
     """The `limit` best partitions, best first, ties as in `split_tasks`; empty for more than `MAX_RANKED_TASKS`."""
     count = len(tasks)
@@ -103,7 +112,9 @@ def ranked(
     matrix = np.asarray(affinity, np.float64)
     values = group_values(matrix)
     tie = _tie(matrix)
-    scored = sorted(((_total(values, groups), groups) for groups in partitions(count, max_splits)), reverse=True)
+    fewest = max_splits if exactly else 1
+    allowed = (groups for groups in partitions(count, max_splits) if len(groups) >= fewest)
+    scored = sorted(((_total(values, groups), groups) for groups in allowed), reverse=True)
     places: list[tuple[int, int, Groups]] = []
     place, before = 0, math.inf
     for total, groups in scored:
@@ -186,22 +197,25 @@ def _tie(affinity: Floats) -> float:
     return TIE * len(affinity) * float(np.max(np.abs(off), initial=0.0))
 
 
-def best_groups(affinity: Floats, max_splits: int) -> Groups:
+def best_groups(affinity: Floats, max_splits: int, *, exactly: bool = False) -> Groups:
     """Task positions of the best partition; `affinity` is `[source, target]`, finite."""
-    return best_partition(group_values(affinity), max_splits, _tie(affinity))
+    return best_partition(group_values(affinity), max_splits, _tie(affinity), exactly=exactly)
 
 
-def best_partition(values: Floats, max_groups: int, tie: float) -> Groups:
-    """The partition of all tasks into at most `max_groups` groups with the largest sum of `values[mask]`.
+def best_partition(values: Floats, max_groups: int, tie: float, *, exactly: bool = False) -> Groups:
+    """The partition of all tasks into at most (or `exactly`) `max_groups` groups with the largest sum of `values`.
+
+    `values[mask]` is a group's, over bit sets of tasks.
 
     Sums closer than `tie` are ties: the fewest groups, then the lexicographically smallest.
     """
     count = len(values).bit_length() - 1
     layers = min(max_groups, count)
     best = _best_by_layers(values, count, layers)
-    totals = [_best_whole(values, best, layer) for layer in range(1, layers + 1)]
-    target = max(totals) - tie
-    groups_wanted = next(layer for layer, total in enumerate(totals, 1) if total >= target)
+    fewest = layers if exactly else 1
+    totals = {layer: _best_whole(values, best, layer) for layer in range(fewest, layers + 1)}
+    target = max(totals.values()) - tie
+    groups_wanted = next(layer for layer, total in totals.items() if total >= target)
     return _trace(values, best, count, groups_wanted, target)
 
 

@@ -10,8 +10,16 @@ from itertools import combinations
 
 import msgspec
 
-from aggregator.schemes.base import NoOptions, Results, Stage
-from aggregator.schemes.plans import continuing, mas_decision, merge_faults, merging, serving, split_faults
+from aggregator.schemes.base import Results, Stage
+from aggregator.schemes.plans import (
+    SplitOptions,
+    continuing,
+    mas_decision,
+    merge_faults,
+    merging,
+    serving,
+    split_faults,
+)
 from models.wire.job import JobSpec
 
 #: 254 groups; each further task doubles them.
@@ -22,7 +30,7 @@ class EveryGroup:
     """A split "merged", then one for each of the 2**n - 2 proper groups."""
 
     name = "every-group"
-    options: type[msgspec.Struct] = NoOptions
+    options: type[msgspec.Struct] = SplitOptions
 
     def faults(self, spec: JobSpec) -> list[str]:
         """As for MAS, with fewer tasks."""

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import msgspec
 
-from aggregator.schemes.base import NoOptions, Results, Stage
-from aggregator.schemes.plans import continuing, mas_decision, merge_faults, merging, split_faults
+from aggregator.schemes.base import Results, Stage
+from aggregator.schemes.plans import SplitOptions, continuing, mas_decision, merge_faults, merging, split_faults
 from models.wire.job import JobSpec
 
 
 class MergeAndSplit:
-    """A split "merged", then one for each of at most `max_splits` groups."""
+    """A split "merged", then one for each of `max_splits` groups or, unless told to make exactly so many, fewer."""
 
     name = "mas"
-    options: type[msgspec.Struct] = NoOptions
+    options: type[msgspec.Struct] = SplitOptions
 
     def faults(self, spec: JobSpec) -> list[str]:
         """The merge phase must leave rounds for the splits, and the tasks must be few enough to split exactly."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
-from aggregator.affinity import AffinityTotal, Matrix, mean_affinity
+from aggregator.affinity import AffinityTotal, Matrix, by_self_affinity, mean_affinity
 from aggregator.schemes.base import MERGED, Decision, NoOptions, Results, SplitPlan, Stage
 from aggregator.splitting import MAX_TASKS, ranked, split_tasks
 from models.tasks import letters
@@ -16,6 +17,16 @@ Groups = Iterable[tuple[str, ...]]
 
 #: How many other partitions a decision lists.
 ALTERNATIVES = 10
+
+
+class SplitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How MAS splits. `exactly`: into `max_splits` groups, not into fewer even where that scores better.
+
+    `affinity`: "raw" as published, or "self", each source's row divided by what its step does to the source itself.
+    """
+
+    exactly: bool = False
+    affinity: Literal["raw", "self"] = "raw"
 
 
 class SingleStage:
@@ -67,16 +78,28 @@ def serving(stage: Stage, serves: Iterable[tuple[str, ...]]) -> Stage:
 
 
 def mas_decision(spec: JobSpec, affinity: AffinityTotal | None) -> Decision:
-    """The best partition into at most `max_splits` groups (MAS, step 3). ValueError where nothing was measured."""
+    """The best partition into `max_splits` groups (MAS, step 3), or at most so many, as the options say.
+
+    The options of `spec` are `SplitOptions` or more. Raises ValueError where nothing was measured.
+    """
+    chosen = split_options(spec)
     matrix = measured(affinity)
-    best = split_tasks(spec.tasks, matrix, spec.max_splits)
-    others = ranked(spec.tasks, matrix, spec.max_splits, ALTERNATIVES + 1)
+    if chosen.affinity == "self":
+        matrix = by_self_affinity(matrix)
+    best = split_tasks(spec.tasks, matrix, spec.max_splits, exactly=chosen.exactly)
+    others = ranked(spec.tasks, matrix, spec.max_splits, ALTERNATIVES + 1, exactly=chosen.exactly)
     return Decision(
         splits=best.splits,
         score=best.score,
         max_splits=spec.max_splits,
         alternatives=tuple(other for other in others if other.splits != best.splits)[:ALTERNATIVES],
     )
+
+
+def split_options(spec: JobSpec) -> SplitOptions:
+    """Those of the scheme's options that say how to split."""
+    known = {field.name for field in msgspec.structs.fields(SplitOptions)}
+    return msgspec.convert({name: value for name, value in spec.options.items() if name in known}, SplitOptions)
 
 
 def measured(affinity: AffinityTotal | None) -> Matrix:

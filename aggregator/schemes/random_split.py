@@ -14,11 +14,11 @@ from msgspec import Meta
 
 from aggregator.schemes.base import Results, Stage
 from aggregator.schemes.options import options_of
-from aggregator.schemes.plans import continuing, mas_decision, merge_faults, merging, split_faults
+from aggregator.schemes.plans import SplitOptions, continuing, mas_decision, merge_faults, merging, split_faults
 from models.wire.job import JobSpec
 
 
-class RandomSplitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RandomSplitOptions(SplitOptions, frozen=True, forbid_unknown_fields=True):
     """`groups`: how many (0: as many as MAS would take, which is measured); `draw`: the number of the lot."""
 
     groups: Annotated[int, Meta(ge=0)] = 0

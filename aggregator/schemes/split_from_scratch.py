@@ -12,12 +12,20 @@ import msgspec
 
 from aggregator.schemes.base import Results, Stage
 from aggregator.schemes.options import options_of
-from aggregator.schemes.plans import anew, mas_decision, merge_faults, merging, restart_faults, split_faults
+from aggregator.schemes.plans import (
+    SplitOptions,
+    anew,
+    mas_decision,
+    merge_faults,
+    merging,
+    restart_faults,
+    split_faults,
+)
 from models.wire.job import JobSpec
 
 
-class SplitFromScratchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long the groups are trained."""
+class SplitFromScratchOptions(SplitOptions, frozen=True, forbid_unknown_fields=True):
+    """How MAS splits, and how long the groups are trained."""
 
     rounds: Literal["remaining", "all"] = "remaining"
 

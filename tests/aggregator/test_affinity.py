@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from aggregator.affinity import add_affinity, affinity_faults, empty_affinity, mean_affinity
+from aggregator.affinity import add_affinity, affinity_faults, by_self_affinity, empty_affinity, mean_affinity
 from models.wire.messages import AffinitySums
 
 
@@ -24,6 +24,18 @@ def test_batches_weigh_and_negatives_stay() -> None:
 def test_a_client_without_batches_adds_nothing() -> None:
     total = empty_affinity(("a", "b"))
     assert add_affinity(total, AffinitySums(0, ((0.0, 0.0), (0.0, 0.0))), 3) == total
+
+
+def test_self_affinity_takes_the_size_of_a_step_out_of_its_row() -> None:
+    matrix = ((0.2, -0.1), (0.03, 0.1))
+    assert by_self_affinity(matrix) == ((1.0, -0.5), (pytest.approx(0.3), 1.0))
+    # Counted in units a hundred times smaller, the first task's steps are a hundred times as large: nothing changes.
+    scaled = ((20.0, -10.0), (0.03, 0.1))
+    assert by_self_affinity(scaled) == by_self_affinity(matrix)
+    # A step too large to help its own task still says by its size how far it went.
+    assert by_self_affinity(((-0.2, -0.1), (0.0, 0.5))) == ((-1.0, -0.5), (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"task 1 .* do nothing"):
+        by_self_affinity(((0.2, 0.1), (0.3, 0.0)))
 
 
 def test_no_batches_are_no_zeros() -> None:

@@ -206,12 +206,12 @@ def test_every_group_continues_all_proper_groups_and_serves_none() -> None:
     "scheme, changes, faults",
     [
         ("mass", {}, [f"unknown scheme 'mass'; known are {', '.join(ALL)}"]),
-        ("mas", {"options": {"k": 3}}, ["scheme mas has no option 'k'; it has none"]),
+        ("mas", {"options": {"k": 3}}, ["scheme mas has no option 'k'; it has exactly, affinity"]),
         (
             "mas",
             {"options": {"k": 3}, "merge_rounds": 4, "max_splits": 4},
             [
-                "scheme mas has no option 'k'; it has none",
+                "scheme mas has no option 'k'; it has exactly, affinity",
                 "merge_rounds is 4, but must be below rounds, 4",
                 "max_splits is 4, but there are only 3 tasks to split",
             ],

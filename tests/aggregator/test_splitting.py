@@ -138,6 +138,23 @@ def test_sixteen_tasks_beat_every_neighbouring_partition() -> None:
             assert partition_score(matrix, neighbour) <= best + 1e-12
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+def test_exactly_so_many_groups_also_where_fewer_score_better(groups: int) -> None:
+    tasks = tuple("abcde")
+    matrix = (np.random.default_rng(3).normal(size=(5, 5)) + 1).tolist()
+    taken = split_tasks(tasks, matrix, groups, exactly=True)
+    tried = [
+        partition_score(np.asarray(matrix), each) for each in partitions(len(tasks), len(tasks)) if len(each) == groups
+    ]
+    assert len(taken.splits) == groups
+    assert taken.score == pytest.approx(max(tried), abs=1e-12)
+    listed = ranked(tasks, matrix, groups, 100, exactly=True)
+    assert listed[0] == taken
+    assert len(listed) == len(tried)
+    with pytest.raises(ValueError, match="2 tasks do not make 3 groups"):
+        split_tasks("ab", [[0.0, 1.0], [1.0, 0.0]], 3, exactly=True)
+
+
 @pytest.mark.parametrize("count, bell", [(1, 1), (4, 15), (6, 203), (9, 21147)])
 def test_all_partitions_are_listed_once(count: int, bell: int) -> None:
     listed = list(partitions(count, count))

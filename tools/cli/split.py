@@ -13,6 +13,7 @@ import typer
 def split_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help='{"tasks": [..], "affinity": [[..]]}; "-": stdin')],
     max_splits: Annotated[int, typer.Option("--max-splits", min=1, help="At most so many groups.")] = 2,
+    exactly: Annotated[bool, typer.Option("--exactly", help="Not fewer groups, even if they score better.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Split tasks into groups that help each other most (source row, target column; the diagonal is ignored)."""
@@ -20,7 +21,7 @@ def split_command(
 
     tasks, affinity = _read(file)
     try:
-        best = split_tasks(tasks, affinity, max_splits)
+        best = split_tasks(tasks, affinity, max_splits, exactly=exactly)
     except ValueError as error:
         _fail([str(error)])
     if as_json:
