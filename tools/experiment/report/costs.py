@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tools.experiment.report.rows import Bench, Row
-from tools.experiment.report.stats import Interval, interval, paired_ratio
+from tools.experiment.report.stats import Interval, paired_ratio
 from tools.experiment.run_record import Flops, Run
 
 
@@ -64,17 +64,14 @@ def ratio_to_one_by_one(bench: Bench, row: Row, of: Callable[[Run], float | None
     return None if base is None else paired_ratio(row.by_seed(of), base.by_seed(of))
 
 
-def prediction_error(bench: Bench, row: Row) -> Interval | None:
-    """Predicted over counted ratio to one-by-one, less one, over the seeds where all four figures are known."""
+def prediction_errors(bench: Bench, row: Row) -> dict[int, float]:
+    """Predicted over counted ratio to one-by-one, less one, by seed where all four figures are known."""
     base = bench.row("one-by-one")
-    if base is None:
-        return None
-    ours, theirs = _both(row), _both(base)
-    errors = [
-        (ours[seed][0] / theirs[seed][0]) / (ours[seed][1] / theirs[seed][1]) - 1
+    ours, theirs = _both(row), {} if base is None else _both(base)
+    return {
+        seed: (ours[seed][0] / theirs[seed][0]) / (ours[seed][1] / theirs[seed][1]) - 1
         for seed in sorted(ours.keys() & theirs.keys())
-    ]
-    return interval(errors)
+    }
 
 
 def _both(row: Row) -> Mapping[int, tuple[float, float]]:

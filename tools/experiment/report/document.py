@@ -10,7 +10,7 @@ from models.wire.messages import EnergyState
 from tools.experiment.folder import SPEC_COPY
 from tools.experiment.report.agreement import Agreement
 from tools.experiment.report.claims import Answer
-from tools.experiment.report.costs import CURRENCIES, prediction_error, ratio_to_one_by_one
+from tools.experiment.report.costs import CURRENCIES, prediction_errors, ratio_to_one_by_one
 from tools.experiment.report.partitions import Ranking, ranking
 from tools.experiment.report.published import PUBLISHED, Published, published
 from tools.experiment.report.questions_split import agreements, answers
@@ -122,7 +122,7 @@ def _line(bench: Bench, row: Row) -> Line:
             task: interval([v for run in done if (v := _task_loss(run, task)) is not None]) for task in bench.tasks
         },
         ratios={currency.name: ratio_to_one_by_one(bench, row, currency.of) for currency in CURRENCIES},
-        error=prediction_error(bench, row),
+        error=interval(list(prediction_errors(bench, row).values())),
         energy_state=min((run.energy.state for run in row.runs), key=_STATES.index),
         groups=_groups(done),
         published=None if row.departures else published(row.scheme, row.splits),

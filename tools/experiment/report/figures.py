@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tools.experiment.report.claims import Claim
 from tools.experiment.report.stats import Interval
-from tools.report.words import DASH, MINUS
+from tools.report.words import DASH, MINUS, percent
 
 OUTCOMES = {"yes": "holds", "no": "refuted", "unclear": "not separated", "missing": "no data"}
 
@@ -21,10 +21,15 @@ def mean(value: Interval | None, decimals: int = 3, sign: bool = False) -> str:
 
 
 def half(value: Interval | None, decimals: int = 3) -> str:
-    """Half the interval's width as `± 0.012`; nothing for a single value."""
-    if value is None or value.half is None:
+    """Half the interval's width as `± 0.012`; nothing for a single value, or where all seeds have the same figure."""
+    if value is None or value.half is None or value.half < 1e-9 * abs(value.mean):
         return ""
     return f"± {value.half:.{decimals}f}"
+
+
+def share(value: Interval | None) -> str:
+    """A signed percentage of the mean, e.g. `+1.2 %`."""
+    return DASH if value is None else percent(value.mean)
 
 
 def with_half(value: Interval | None, decimals: int = 3, sign: bool = False) -> str:

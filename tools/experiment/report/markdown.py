@@ -8,7 +8,7 @@ from tools.experiment.report.claims import Answer
 from tools.experiment.report.costs import CURRENCIES
 from tools.experiment.report.document import Document, Line, Section
 from tools.experiment.report.facts import facts, headline
-from tools.experiment.report.figures import OUTCOMES, estimate, plain_number, with_half
+from tools.experiment.report.figures import OUTCOMES, estimate, plain_number, share, with_half
 from tools.experiment.report.partitions import standing
 from tools.experiment.report.published import HOURS_ERROR, LOSS_ERROR, SOURCE, hours_ratio
 from tools.experiment.report.rows import short_groups
@@ -75,7 +75,8 @@ def _alarms(document: Document) -> list[str]:
 
 def _results(section: Section) -> list[str]:
     head = ["row", "groups trained last", "seeds", "total loss", "less one-by-one", "published loss"]
-    head += [f"{currency.title} / one-by-one" for currency in CURRENCIES] + ["published hours / one-by-one"]
+    head += [f"{currency.title} / one-by-one" for currency in CURRENCIES]
+    head += ["predicted / counted", "published hours / one-by-one"]
     return [
         "## Every scheme beside the published figures",
         "",
@@ -97,6 +98,7 @@ def _result(line: Line) -> list[str]:
         with_half(line.gain, sign=True),
         words.loss(known.loss) if known else "",
         *(with_half(line.ratios[currency.name], 2) for currency in CURRENCIES),
+        share(line.error),
         words.ratio(hours_ratio(known)) if known else "",
     ]
 

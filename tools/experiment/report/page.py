@@ -12,7 +12,7 @@ from tools.experiment.report.claims import Answer
 from tools.experiment.report.costs import CURRENCIES, counted_flops, energy_j
 from tools.experiment.report.document import Document, Line, Section
 from tools.experiment.report.facts import facts, headline
-from tools.experiment.report.partitions import score_correlation, seed_noise, standing
+from tools.experiment.report.partitions import Ranking, score_correlation, seed_noise, standing
 from tools.experiment.report.published import HOURS_ERROR, LOSS_ERROR, SOURCE, hours_ratio
 from tools.experiment.report.rows import short, short_groups
 from tools.report import affinity, splitting, words
@@ -48,9 +48,11 @@ def render(document: Document) -> str:
 
 
 def _section(section: Section) -> dict[str, Any]:
+    states = {line.energy_state for line in section.lines}
     return {
         "bench": section.bench,
         "lines": section.lines,
+        "state": states.pop() if len(states) == 1 else "",
         "plot": _plot(section),
         "heatmaps": _heatmaps(section),
         "partitions": _partitions(section),
@@ -102,9 +104,7 @@ def _partitions(section: Section) -> dict[str, Any] | None:
     return {
         "ranked": ranked,
         "noise": noise,
-        "strips": [
-            (size, len(ranked.of_size(size)), strips.partition_strip(ranked, size, noise)) for size in ranked.sizes
-        ],
+        "columns": _columns(ranked, noise),
         "scatters": [
             (seed, by_seed.get(seed), strips.score_scatter(ranked, seed, by_seed.get(seed))) for seed in ranked.seeds
         ],
@@ -116,7 +116,14 @@ def _partitions(section: Section) -> dict[str, Any] | None:
                 short_groups(ranked.partitions[entry.best]),
                 short_groups(ranked.partitions[entry.worst]),
             )
-            for size in ranked.sizes
+            for size in (*ranked.sizes, None)
             for entry in (standing(ranked, size, seed) for seed in ranked.seeds)
         ],
     }
+
+
+def _columns(ranked: Ranking, noise: float | None) -> list[list[tuple[int, int, Markup]]]:
+    """Panels in two columns, the tallest in one and all others in the other: with five tasks both are as high."""
+    panels = [(size, len(ranked.of_size(size)), strips.partition_strip(ranked, size, noise)) for size in ranked.sizes]
+    tallest = max(panels, key=lambda panel: panel[1])
+    return [[panel for panel in panels if panel is not tallest], [tallest]]

@@ -21,7 +21,7 @@ from tools.experiment.run_record import Run
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the chosen partition stands among those of as many groups, in one seed.
+    """Where the chosen partition stands among those of as many groups (None: among all), in one seed.
 
     `percentile`: share of the others that are worse. `regret`: its loss above the best one's, and `share` that regret
     over worst - best. `margin`: how far below it stays of the partition that the other seeds call the worst (None with
@@ -29,7 +29,7 @@ class Standing:
     """
 
     seed: int
-    groups: int
+    groups: int | None
     chosen: int
     best: int
     worst: int
@@ -57,9 +57,9 @@ class Ranking:
         """Mean loss of a partition over seeds."""
         return math.fsum(found[index] for found in self.losses.values()) / len(self.losses)
 
-    def of_size(self, groups: int) -> list[int]:
-        """Positions of the partitions into exactly so many groups, best mean first."""
-        return [index for index, entry in enumerate(self.partitions) if len(entry) == groups]
+    def of_size(self, groups: int | None) -> list[int]:
+        """Positions of the partitions into exactly so many groups (None: into any number), best mean first."""
+        return [index for index, entry in enumerate(self.partitions) if groups in (None, len(entry))]
 
     @property
     def sizes(self) -> list[int]:
@@ -118,8 +118,8 @@ def _matrix(run: Run, tasks: Sequence[str]) -> np.ndarray[tuple[int, int], np.dt
     return matrix[np.ix_(order, order)]
 
 
-def standing(ranked: Ranking, groups: int, seed: int) -> Standing:
-    """Where the best-scored partition into exactly `groups` groups stands in one seed."""
+def standing(ranked: Ranking, groups: int | None, seed: int) -> Standing:
+    """Where the best-scored partition into exactly `groups` groups (None: into any number) stands in one seed."""
     places, losses, scores = ranked.of_size(groups), ranked.losses[seed], ranked.scores[seed]
     chosen = max(places, key=lambda at: (scores[at], -at))
     best, worst = min(places, key=lambda at: losses[at]), max(places, key=lambda at: losses[at])
@@ -151,7 +151,7 @@ def seed_noise(ranked: Ranking) -> float | None:
 
 def score_correlation(ranked: Ranking, groups: int | None = None) -> tuple[dict[int, float], Interval | None]:
     """Spearman of score with falling loss over the partitions (of one size), by seed, and its interval over seeds."""
-    places = range(len(ranked.partitions)) if groups is None else ranked.of_size(groups)
+    places = ranked.of_size(groups)
     found = {}
     for seed in ranked.seeds:
         value = spearman([ranked.scores[seed][at] for at in places], [-ranked.losses[seed][at] for at in places])

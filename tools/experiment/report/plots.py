@@ -83,12 +83,12 @@ def _axes(x: Scale, y: Scale, x_label: str) -> Markup:
     parts = [text(0, 11, "total loss against one-by-one", class_="axis-name")]
     for value in ticks(y.low, y.high, 5):
         parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
-        shown = f"{(value - 1) * 100:+.1f} %".replace("-", "\N{MINUS SIGN}") if abs(value - 1) > 1e-9 else "0"
+        shown = f"{(value - 1) * 100:+.3g} %".replace("-", "\N{MINUS SIGN}") if abs(value - 1) > 1e-9 else "0"
         parts.append(text(x.start - 6, y(value) + 3.5, shown, class_="tick", text_anchor="end"))
     last = -math.inf
     for value in _COSTS:
         at = x(math.log(value))
-        if x.start <= at <= x.end and at - last >= 30:
+        if x.start <= at <= x.end and at - last >= 38:
             parts.append(el("line", x1=at, x2=at, y1=y.start, y2=y.start + 4, class_="axis"))
             parts.append(text(at, y.start + 16, f"{value:g}×", class_="tick", text_anchor="middle"))
             last = at

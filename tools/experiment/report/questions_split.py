@@ -7,7 +7,7 @@ from typing import Any
 
 from tools.experiment.report.agreement import Agreement, Choice, agreement, probed_row
 from tools.experiment.report.claims import Answer, Claim, Outcome, below, plain, positive
-from tools.experiment.report.partitions import Standing, ranking, score_correlation, seed_noise, standing
+from tools.experiment.report.partitions import Ranking, Standing, ranking, score_correlation, seed_noise, standing
 from tools.experiment.report.questions import cost, difference, loss, more_splits, rivals, rule_of, sweeps
 from tools.experiment.report.rows import Bench, Row, final_groups
 from tools.experiment.report.stats import Interval, interval, paired, same_partition
@@ -19,28 +19,25 @@ ALIKE = 0.5
 
 
 def initialisation(bench: Bench) -> Answer:
-    """For every k that was run both ways: the same split trained from scratch for as many rounds has a higher loss than
-    from the merged weights; only seeds in which both trained the same groups count. Controls, shown and not counted:
-    all-in-one with a restarted learning rate, and random splits from the merged weights, against MAS.
+    """For every k that was run both ways: the same split trained from scratch has a higher loss than from the merged
+    weights, be it for the rounds that remain after the merge or for all rounds; only seeds in which both trained the
+    same groups count. Controls, shown and not counted: random splits from the merged weights, and all-in-one with a
+    restarted learning rate, each against MAS (with its rate restarted too where that was run).
     """
     claims = []
-    left_out = []
+    left_out: list[str] = []
     for scratch in bench.rows_of("split-from-scratch"):
         mas = bench.row("mas", scratch.splits)
-        text = f"scratch > merged weights, k = {scratch.splits}"
-        if mas is None:
-            claims.append(Claim(text, "missing", None))
-            continue
-        same = [s for s in scratch.losses.keys() & mas.losses.keys() if _same_groups(scratch, mas, s)]
-        left_out += [
-            f"k = {scratch.splits} seed {s}" for s in scratch.losses.keys() & mas.losses.keys() if s not in same
-        ]
-        found = paired({s: scratch.losses[s] for s in same}, mas.losses)
-        claims.append(Claim(text, positive(found), found))
+        ours = {} if mas is None else mas.losses
+        both = sorted(scratch.losses.keys() & ours.keys())
+        same = [seed for seed in both if mas is not None and _same_groups(scratch, mas, seed)]
+        left_out += [f"{scratch.label} seed {seed}" for seed in both if seed not in same]
+        found = paired({seed: scratch.losses[seed] for seed in same}, ours)
+        claims.append(Claim(f"{scratch.label} > merged weights", positive(found), found))
     if not claims:
         claims.append(Claim("scratch > merged weights", "missing", None))
     claims += _controls(bench)
-    remark = f"left out for different groups: {', '.join(sorted(left_out))}" if left_out else ""
+    remark = f"left out for different groups: {', '.join(left_out)}" if left_out else ""
     return Answer("Q3", "Initialisation", rule_of(initialisation), tuple(claims), remark, {"left_out": left_out})
 
 
@@ -52,67 +49,68 @@ def _controls(bench: Bench) -> list[Claim]:
     restart = bench.row("all-in-one-restart")
     claims = []
     for mas in bench.rows_of("mas"):
-        k = mas.splits
-        claims.append(
-            difference(f"random split, merged weights > {mas.label}", bench.row("random-split", k), mas, False)
-        )
-        claims.append(difference(f"all-in-one, rate restarted > {mas.label}", restart, mas, False))
-    return [claim for claim in claims if claim.outcome != "missing" or claim.estimate is not None]
+        drawn = bench.row("random-split", mas.splits)
+        claims.append(difference(f"random split, merged weights > {mas.label}", drawn, mas, deciding=False))
+    for mas in [*bench.rows_of("mas"), *bench.variants("mas", "lr_restarts")]:
+        claims.append(difference(f"all-in-one, rate restarted > {mas.label}", restart, mas, deciding=False))
+    return [claim for claim in claims if claim.estimate is not None]
 
 
 def split_quality(bench: Bench) -> Answer:
     """All partitions into g groups are ranked by the measured losses of the every-group runs, for each g. The one MAS's
     score puts first among them must (a) stay below the worst beyond seed noise: the interval over seeds of its distance
     to the partition that the other seeds call the worst lies above zero; and (b) have a regret below 25 % of
-    worst - best with its whole interval. Shown: its percentile, and how the score correlates with the loss.
+    worst - best with its whole interval. Shown and not counted: the same among all partitions together, and how the
+    score correlates with the loss.
     """
     ranked = ranking(bench)
     if ranked is None:
         missing: tuple[Claim, ...] = (Claim("every partition trained", "missing", None),)
         return Answer("Q4", "Split quality", rule_of(split_quality), missing)
-    claims = []
-    figures: dict[str, Any] = {"partitions": len(ranked.partitions), "seeds": list(ranked.seeds)}
-    for size in ranked.sizes:
-        found = [standing(ranked, size, seed) for seed in ranked.seeds]
-        margin = _over(found, lambda s: s.margin)
-        share = _over(found, lambda s: s.share)
-        claims.append(Claim(f"{size} groups: chosen beats the worst", positive(margin), margin))
-        note = f"better than {_mean(found, lambda s: s.percentile):.0%} of the others"
-        claims.append(
-            Claim(
-                f"{size} groups: regret < 25 %",
-                below(share, REGRET_BELOW),
-                share,
-                "share",
-                against=REGRET_BELOW,
-                note=note,
-            )
-        )
-        figures[f"groups_{size}"] = {
-            "percentile": plain(_over(found, lambda s: s.percentile)),
-            "regret": plain(_over(found, lambda s: s.regret)),
-            "regret_share": plain(share),
-            "margin_to_worst": plain(margin),
-            "score_spearman": plain(score_correlation(ranked, size)[1]),
-        }
     by_seed, correlation = score_correlation(ranked)
-    figures |= {"seed_noise": seed_noise(ranked), "score_spearman": plain(correlation), "lacking": list(ranked.lacking)}
-    figures["score_spearman_by_seed"] = {str(seed): value for seed, value in by_seed.items()}
-    claims.append(
-        Claim(
-            "the score ranks partitions as their losses do", positive(correlation), correlation, "index", deciding=False
-        )
-    )
+    figures: dict[str, Any] = {
+        "partitions": len(ranked.partitions),
+        "seeds": list(ranked.seeds),
+        "seed_noise": seed_noise(ranked),
+        "score_spearman": plain(correlation),
+        "score_spearman_by_seed": {str(seed): value for seed, value in by_seed.items()},
+        "lacking": list(ranked.lacking),
+    }
+    claims = []
+    for size in (*ranked.sizes, None):
+        more, told = _among(ranked, size)
+        claims += more
+        figures["all" if size is None else f"groups_{size}"] = told
+    text = "the score ranks partitions as their losses do"
+    claims.append(Claim(text, positive(correlation), correlation, "index", deciding=False))
     return Answer("Q4", "Split quality", rule_of(split_quality), tuple(claims), "; ".join(ranked.lacking), figures)
+
+
+def _among(ranked: Ranking, size: int | None) -> tuple[list[Claim], dict[str, Any]]:
+    """Claims and figures among the partitions into `size` groups, or (None) among all."""
+    found = [standing(ranked, size, seed) for seed in ranked.seeds]
+    margin, share = _over(found, lambda s: s.margin), _over(found, lambda s: s.share)
+    percentile = _over(found, lambda s: s.percentile)
+    name, counts = ("any number of groups" if size is None else f"{size} groups"), size is not None
+    better = 0.0 if percentile is None else percentile.mean
+    note = f"better than {better:.0%} of the {len(ranked.of_size(size)) - 1} others"
+    claims = [
+        Claim(f"{name}: chosen beats the worst", positive(margin), margin, deciding=counts),
+        Claim(f"{name}: regret < 25 %", below(share, REGRET_BELOW), share, "share", counts, REGRET_BELOW, note),
+    ]
+    figures = {
+        "percentile": plain(percentile),
+        "regret": plain(_over(found, lambda s: s.regret)),
+        "regret_share": plain(share),
+        "margin_to_worst": plain(margin),
+        "score_spearman": plain(score_correlation(ranked, size)[1]),
+    }
+    return claims, figures
 
 
 def _over(found: Sequence[Standing], pick: Callable[[Standing], float | None]) -> Interval | None:
     values = [pick(entry) for entry in found]
     return interval([value for value in values if value is not None])
-
-
-def _mean(found: Sequence[Standing], pick: Callable[[Standing], float]) -> float:
-    return sum(pick(entry) for entry in found) / len(found)
 
 
 def same_split(bench: Bench) -> Answer:

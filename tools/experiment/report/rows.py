@@ -114,10 +114,12 @@ def total_loss(run: Run) -> float | None:
 
 
 def final_groups(run: Run) -> Groups:
-    """The groups of tasks that were trained last, each once; empty without a record."""
+    """The groups whose models are deployed or, where none is, all that were trained last; each once."""
     if run.record is None:
         return ()
-    return tuple(dict.fromkeys(split.tasks for split in run.record.splits if split.final))
+    last = max((split.last_round for split in run.record.splits), default=0)
+    served = [split for split in run.record.splits if split.final]
+    return tuple(dict.fromkeys(s.tasks for s in served or run.record.splits if s.last_round == last or served))
 
 
 def short(tasks: Sequence[str]) -> str:

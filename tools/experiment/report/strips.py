@@ -12,7 +12,7 @@ from tools.experiment.report.rows import short_groups
 from tools.report import words
 from tools.report.svg import Scale, el, picture, text, ticks
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 340.0, 82.0, 12.0, 40.0, 17.0
+_WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 480.0, 100.0, 14.0, 40.0, 18.0
 _SIDE, _EDGE = 250.0, 36.0
 
 
