@@ -9,6 +9,7 @@ from pathlib import Path
 from aggregator.coordinator import spec_faults
 from edge_agent.config import DataConfig
 from edge_agent.datasets.check import check_dataset
+from edge_agent.datasets.formats import TASKONOMY
 from edge_agent.inventory import Inventory, InventoryError, take_inventory
 from models.networks import NETWORKS
 from models.tasks import TASKS
@@ -69,7 +70,8 @@ def settings_faults(spec: JobSpec, clients: int) -> list[str]:
 def data_faults(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> list[str]:
     """What in the data, or in who holds what of it, stands in the way of any of the jobs."""
     tasks = list(dict.fromkeys(task for spec in jobs for task in spec.tasks if task in TASKS))
-    faults = _few([str(fault) for fault in check_dataset(root, tasks)])
+    ours = all(client.setup.data_format == TASKONOMY for client in clients)  # another format's opener checks its own
+    faults = _few([str(fault) for fault in check_dataset(root, tasks)]) if ours else []
     found: dict[str, Inventory] = {}
     for client in clients:
         setup = client.setup

@@ -80,7 +80,8 @@ def arrange_clients(
     if manifest is None and not test:
         raise PlanError(f"{root} has no mas-dataset.json; name the buildings to test on with --test")
     held_out = list(test) or list(manifest.buildings.test if manifest else ())
-    present = list(manifest.buildings.train) if manifest else list_buildings(root)
+    # Folders are looked at only where nothing else says it: other formats have none.
+    present = list(train) or (list(manifest.buildings.train) if manifest else list_buildings(root))
     trained = list(train) or [name for name in present if name not in held_out]
     return deal(trained, held_out, len(trained) if agents is None else agents)
 
