@@ -147,10 +147,11 @@ def _batches_before(order: TrainOrder, samples: int) -> int:
 
 
 def _update(state: State, base: State) -> State:
-    """Trained minus base. Raises TrainingError for one that cannot be averaged."""
-    delta = {name: np.subtract(value, base[name], dtype=np.float32) for name, value in state.items()}
-    broken = [name for name, value in delta.items() if not np.isfinite(value).all()]
+    """Trained minus base, in the arrays of `state`. Raises TrainingError for one that cannot be averaged."""
+    for name, value in state.items():
+        np.subtract(value, base[name], out=value)
+    broken = [name for name, value in state.items() if not np.isfinite(value).all()]
     if broken:
         more = f" and {len(broken) - 1} more are" if len(broken) > 1 else " is"
         raise TrainingError(f"training diverged: {broken[0]}{more} not finite", final=True, diverged=True)
-    return delta
+    return state

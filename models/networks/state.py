@@ -34,8 +34,7 @@ def load_state(network: nn.Module, state: Mapping[str, FloatArray]) -> None:
     Raises StateError, having changed nothing, unless it fits exactly and is finite.
     """
     here = _travelling(network)
-    # Only shapes are looked at, so nothing of the network is copied for the comparison.
-    faults = check_like(state, {name: np.broadcast_to(np.float32(0), value.shape) for name, value in here.items()})
+    faults = check_like(state, {name: _shaped(value) for name, value in here.items()})
     if faults:
         raise StateError(faults)
     if _on_host(here):
@@ -46,6 +45,12 @@ def load_state(network: nn.Module, state: Mapping[str, FloatArray]) -> None:
     flat = flat.to(next(iter(here.values())).device)
     for part, value in zip(torch.split(flat, [value.numel() for value in here.values()]), here.values(), strict=True):
         value.copy_(part.view(value.shape))
+
+
+def _shaped(value: Tensor) -> FloatArray:
+    """An array of the tensor's shape, to compare with; nothing is copied for it."""
+    array: FloatArray = value.numpy() if value.device == _CPU else np.broadcast_to(np.float32(0), value.shape)
+    return array
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> bool:
