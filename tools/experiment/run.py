@@ -116,9 +116,11 @@ def _chosen(experiment: Experiment, wanted: Wanted, faults: list[str]) -> list[P
 
 def _job_faults(rows: Sequence[PlannedRow], data: DataUsed, root: Path) -> list[str]:
     from tools.experiment.simulated import clients_of_data
-    from tools.simulate.preflight import faults_of
+    from tools.simulate.preflight import data_faults, settings_faults
 
-    return faults_of([row.job for row in rows], root, clients_of_data(data, root))
+    clients = clients_of_data(data, root)
+    found = [f"row {row.name!r}: {fault}" for row in rows for fault in settings_faults(row.job, len(clients))]
+    return found + data_faults([row.job for row in rows], root, clients)
 
 
 def _with_predictions(plans: Sequence[RunPlan], data: DataUsed, faults: list[str]) -> list[RunPlan]:
