@@ -173,6 +173,35 @@ def test_every_agent_answers_for_every_task_of_a_picture(
             assert Path(row["picture"]).is_file()
 
 
+@pytest.mark.parametrize("scheme", ["gradnorm", "hoa", "standalone"])
+def test_schemes_that_ask_more_of_agents_run_over_a_broker_too(fleet: Fleet, scheme: str) -> None:
+    settings = TrainSettings(batch_size=4, lr=0.02)
+    rounds = 2 if scheme == "gradnorm" else 1
+    spec = msgspec.structs.replace(SPEC, name=scheme, scheme=scheme, tasks=DOMAINS[:2], rounds=rounds, train=settings)
+
+    async def scenario(watch: Watch) -> dict[str, Any]:
+        await watch.online(*AGENTS)
+        return await watch.ended(await watch.client.submit(spec))
+
+    record = fleet.run(scenario)
+    assert record["state"] == "deployed", record["reason"]
+    assert set(record["losses"]) == set(spec.tasks)
+    splits = {split["split"]: split for split in record["splits"]}
+    last = {name: split["rounds"][-1] for name, split in splits.items()}
+    deployed = {(row["agent"], row["split"]) for row in record["bundles"]}
+    if scheme == "standalone":
+        assert deployed == {(agent, agent) for agent in AGENTS}
+    else:
+        assert deployed == {(agent, name) for agent in AGENTS for name, split in splits.items() if split["final"]}
+    if scheme == "gradnorm":
+        weights = last["merged"]["loss_weights"]
+        assert sum(weights.values()) == pytest.approx(2, abs=1e-3)
+        assert weights != splits["merged"]["rounds"][0]["loss_weights"]
+    if scheme == "hoa":
+        assert all(set(done["val_losses"]) == set(splits[name]["tasks"]) for name, done in last.items())
+        assert last["ds"]["val_losses"] != last["ds"]["test_losses"]
+
+
 def test_an_agent_killed_in_the_middle_of_a_round_costs_its_update_and_comes_back(fleet: Fleet) -> None:
     async def scenario(watch: Watch) -> dict[str, Any]:
         await watch.online(*AGENTS)
