@@ -94,6 +94,7 @@ class Worker:
         device = torch.device(self.settings.device)
         autocast = torch.bfloat16 if self.settings.precision == "bf16" else None
         self._bench = Workbench(Execution(device, autocast), keep=_NETWORKS)
+        _warm_up()
         self._holdings = Holdings(device, self.settings.cache_bytes)
 
     def do(self, assignment: Assignment, base: State) -> Outcome:
@@ -142,6 +143,14 @@ class Worker:
     def _step(self, phase: WorkPhase, done: int, total: int) -> None:
         if self.stopped():
             raise Stopped(f"{phase} was stopped after {done} of {total} batches")
+
+
+def _warm_up() -> None:
+    """Let torch import now what it imports at the first optimizer and the first gradient, so that no client pays."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def _probed(order: TrainOrder | EvaluateOrder, loaded: Sequence[int], samples: int) -> int:
