@@ -122,8 +122,8 @@ def _line(bench: Bench, row: Row) -> Line:
             task: interval([v for run in done if (v := _task_loss(run, task)) is not None]) for task in bench.tasks
         },
         ratios={currency.name: ratio_to_one_by_one(bench, row, currency.of) for currency in CURRENCIES},
-        error=interval(list(prediction_errors(bench, row).values())),
-        energy_state=min((run.energy.state for run in row.runs), key=_STATES.index),
+        error=None if row is base else interval(list(prediction_errors(bench, row).values())),
+        energy_state=min((run.energy.state for run in done), key=_STATES.index, default="missing"),
         groups=_groups(done),
         published=None if row.departures else published(row.scheme, row.splits),
         command=row.runs[0].command,

@@ -15,6 +15,9 @@ from tools.experiment.report.stats import paired
 from tools.experiment.run_record import DataUsed, Run
 from tools.report import words
 
+#: Digits of a commit; what follows them says that files had changed since.
+_COMMIT = 40
+
 
 def headline(document: Document) -> Markup:
     """MAS against one-by-one in loss and cost: MAS-3, else the most splits that ran."""
@@ -26,8 +29,9 @@ def headline(document: Document) -> Markup:
     if row is None or base is None or found is None:
         return Markup("MAS and one-by-one have not both ended with one seed, so nothing is compared yet.")
     side = "below" if found.mean < 0 else "above"
+    spread = half(found) or ("(one seed)" if found.n == 1 else "")
     loss = Markup("{}’s total loss is <b>{}</b> {} {} one-by-one’s").format(
-        row.label, words.loss(abs(found.mean)), half(found), side
+        row.label, words.loss(abs(found.mean)), spread, side
     )
     cost = ratio_to_one_by_one(section.bench, row, counted_flops)
     if cost is None:
@@ -48,8 +52,8 @@ def facts(document: Document) -> list[tuple[str, str]]:
         ("network", _each(runs, lambda run: f"{run.spec.network}, pictures of {run.spec.size} x {run.spec.size}")),
         ("device", _each(runs, lambda run: f"{run.device}, {run.precision}, {run.mode}")),
         ("machine", _each(runs, lambda run: run.machine)),
-        ("versions", _each(runs, lambda run: ", ".join(f"{name} {value}" for name, value in run.versions.items()))),
-        ("energy", _each(runs, _energy)),
+        ("versions", _versions(runs)),
+        ("energy", _each([run for run in runs if run.state == "done"], _energy) or words.DASH),
         ("run", _span(runs)),
     ]
 
@@ -63,6 +67,16 @@ def _runs(document: Document) -> str:
 def _each(runs: Iterable[Run], say: Callable[[Run], str]) -> str:
     """What all runs say, or everything different that they say."""
     return "; ".join(dict.fromkeys(say(run) for run in runs))
+
+
+def _versions(runs: Iterable[Run]) -> str:
+    """Each package with every version that some run had; commits by their first ten digits."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in run.versions.items():
+            shown = value if len(value) < _COMMIT else value[:10] + value[_COMMIT:]
+            found.setdefault(name, {})[shown] = None
+    return ", ".join(f"{name} {' / '.join(values)}" for name, values in found.items())
 
 
 def _data(data: DataUsed) -> str:

@@ -6,7 +6,7 @@ from tools.experiment.report.claims import Claim
 from tools.experiment.report.stats import Interval
 from tools.report.words import DASH, MINUS, percent
 
-OUTCOMES = {"yes": "holds", "no": "refuted", "unclear": "not separated", "missing": "no data"}
+OUTCOMES = {"yes": "holds", "no": "refuted", "unclear": "not separated", "missing": "too few seeds"}
 
 
 def plain_number(value: float, decimals: int = 3, sign: bool = False) -> str:

@@ -48,7 +48,7 @@ def render(document: Document) -> str:
 
 
 def _section(section: Section) -> dict[str, Any]:
-    states = {line.energy_state for line in section.lines}
+    states = {line.energy_state for line in section.lines if line.row.done}
     return {
         "bench": section.bench,
         "lines": section.lines,

@@ -47,7 +47,8 @@ class Row:
         """The row as tables name it: `MAS-3`, `MAS-2, R0 = 50`."""
         base = f"{_COUNTED[self.scheme]}-{self.splits}" if self.scheme in _COUNTED else self.scheme
         options = [f"{key} {'|'.join(value) if isinstance(value, list) else value}" for key, value in self._options]
-        return ", ".join([base, *options, *(f"{_SIGNS.get(key, key)} = {value}" for key, value in self.departures)])
+        apart = [f"{_SIGNS.get(key, key)} = {value}" for key, value in self.departures]
+        return ", ".join([base, *options, *apart]).replace("lr_restarts = True", "rate restarted")
 
     @property
     def _options(self) -> list[tuple[str, Any]]:
