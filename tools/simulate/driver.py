@@ -196,6 +196,7 @@ class _Run:
             self._begin()
             while not self._over:
                 self._report()
+            self._tell()
         except _Diverged as error:
             diverged = str(error)
         finally:
@@ -351,9 +352,10 @@ class _Run:
             return
         now_s = self._clock()
         status = job_status(self._coordinator.state, self._spec.name, now_s)
-        elapsed_s = now_s - self._coordinator.state.jobs[self._spec.name].started_at
-        live = [split for split in status.splits if split.round <= split.last_round] or status.splits
-        share = sum(split.round for split in live) / (len(live) * self._spec.rounds) if live else 0.0
+        job = self._coordinator.state.jobs[self._spec.name]
+        elapsed_s = now_s - job.started_at
+        splits = job.stage_splits
+        share = sum(split.round for split in splits) / (len(splits) * self._spec.rounds) if splits else 0.0
         self._progress(Progress(status, share, elapsed_s, elapsed_s * (1 / share - 1) if share else None))
 
     @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aggregator.coordinator import spec_faults
+from aggregator.schemes import find_scheme
 from edge_agent.config import DataConfig
 from edge_agent.datasets.check import check_dataset
 from edge_agent.datasets.formats import TASKONOMY
@@ -89,7 +90,20 @@ def data_faults(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) 
             faults.append(f"{agent} has {inventory.train_samples} pictures to train on, fewer than a batch of {batch}")
     if found and not any(inventory.test_samples for inventory in found.values()):
         faults.append("no client has pictures of held-out buildings to evaluate on")
-    return faults
+    return faults + [fault for spec in jobs if found and not spec_faults(spec) for fault in _scheme_faults(spec, found)]
+
+
+def _scheme_faults(spec: JobSpec, found: Mapping[str, Inventory]) -> list[str]:
+    """What a scheme's first stage asks of the clients that they have not."""
+    agents = tuple(sorted(agent for agent, inventory in found.items() if inventory.train_samples))
+    stage = find_scheme(spec.scheme).first(spec, agents)
+    if not stage.splits:
+        return [
+            f"scheme {spec.scheme} waits for {spec.clients_per_round} clients to train, but there are {len(agents)}"
+        ]
+    if any(plan.validate for plan in stage.splits) and not any(each.val_samples for each in found.values()):
+        return [f"scheme {spec.scheme} decides by validation pictures, but no client has any"]
+    return []
 
 
 def _few(faults: list[str]) -> list[str]:

@@ -32,6 +32,11 @@ class ProcessLane:
         self._closed = False
         self._process, self._pipe = _start(settings)
 
+    @property
+    def pid(self) -> int | None:
+        """The process that does the work now."""
+        return self._process.pid
+
     def do(self, assignment: Assignment, base: State) -> Outcome:
         """Have it done over there."""
         sha256 = assignment.order.base.sha256
