@@ -169,6 +169,8 @@ def _decide(turn: Turn, job_id: str) -> None:
         return
     if stage is not None:
         _enter(turn, job_id, stage, job.stage + 1)
+        if not stage.splits:
+            _decide(turn, job_id)  # all it serves is trained, and perhaps nothing will happen any more
     elif any(
         evaluation.final for split in job.splits.values() if job.awaits(split) for evaluation in split.evaluations
     ):

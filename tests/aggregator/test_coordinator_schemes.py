@@ -165,6 +165,15 @@ def test_hoa_waits_for_validation_and_asks_only_those_who_can() -> None:
     assert lab.job().state == "deployed"
 
 
+def test_hoa_ends_with_its_last_validation_where_nothing_is_left_to_train() -> None:
+    lab = Lab().fleet(2, testers=0)
+    lab.seen("t0", capabilities=msgspec.structs.replace(TESTER, train_samples=0, val_samples=0))
+    submitted(lab, "hoa", tasks=TASKS[:2], rounds=1).run()
+    lab.seen("t1", capabilities=msgspec.structs.replace(TESTER, train_samples=0, test_samples=0))
+    assert lab.run().record().state == "deployed"
+    assert {split.split for split in lab.record().splits} == {"s", "d", "sd"}
+
+
 def test_a_report_on_validation_points_is_held_to_their_number() -> None:
     lab = Lab().fleet(3)
     lab.answers["t0"] = lambda lab, action: (
