@@ -14,6 +14,7 @@ import pytest
 from markupsafe import escape
 
 from tools.experiment.report import write_report
+from tools.experiment.report.costs import COUNTED, JOULES, ratio_to_one_by_one
 from tools.experiment.report.document import NothingToReportError, document, read_document
 from tools.experiment.report.markdown import code, markdown
 from tools.experiment.report.markdown import escape as plain_text
@@ -21,6 +22,7 @@ from tools.experiment.report.page import render
 from tools.experiment.report.plots import cost_plot, published_points
 from tools.experiment.report.published import PUBLISHED, hours_ratio, loss_ratio, published
 from tools.experiment.report.rows import benches, final_groups
+from tools.experiment.report.strips import drawn
 from tools.experiment.run_record import RunRecordError
 
 ROW_KEYS = {"scheme", "mode", "splits", "seed", "total_loss", "losses", "energy_j", "energy_state", "flops", "wall_s"}
@@ -240,3 +242,22 @@ def test_a_plot_without_points_is_not_made() -> None:
 def test_markdown_escapes() -> None:
     assert plain_text("a|b\n*c*") == r"a\|b \*c\*"
     assert code("run `x` | y") == r"`` run `x` \| y ``"
+
+
+def test_joules_of_two_machines_are_not_compared() -> None:
+    plans = {plan.row: plan for plan in made.plans()}
+    base = made.run(plans["one-by-one"], 0)
+    here, there = made.run(plans["mas-2"], 0), made.run(plans["mas-2"], 1)
+    moved = msgspec.structs.replace(there, machine="another machine")
+    bench = benches([base, msgspec.structs.replace(base, seed=1), here, moved])[0]
+    row = bench.row("mas", 2)
+    assert row is not None
+    joules, counted = ratio_to_one_by_one(bench, row, JOULES), ratio_to_one_by_one(bench, row, COUNTED)
+    assert joules is not None
+    assert counted is not None
+    assert (joules.n, counted.n) == (1, 2)
+
+
+def test_of_many_partitions_the_ends_and_the_chosen_are_drawn() -> None:
+    assert drawn(range(40), {}) == list(range(40))
+    assert drawn(range(90), {50, 3}) == [*range(24), 50, *range(82, 90)]

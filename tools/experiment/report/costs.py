@@ -15,11 +15,12 @@ from tools.experiment.run_record import Flops, Run
 
 @dataclass(frozen=True, slots=True)
 class Currency:
-    """One way to count a cost."""
+    """One way to count a cost; `local` where it compares only within one machine and device."""
 
     name: str
     title: str
     of: Callable[[Run], float | None]
+    local: bool = False
 
 
 def _work(flops: Flops | None) -> float | None:
@@ -50,18 +51,27 @@ def cpu_s(run: Run) -> float | None:
     return sum(parts) or run.cpu_s or None
 
 
-CURRENCIES = (
-    Currency("predicted_flops", "predicted FLOPs", predicted_flops),
-    Currency("counted_flops", "counted FLOPs", counted_flops),
-    Currency("energy_j", "joules", energy_j),
-    Currency("cpu_s", "CPU time", cpu_s),
-)
+PREDICTED = Currency("predicted_flops", "predicted FLOPs", predicted_flops)
+COUNTED = Currency("counted_flops", "counted FLOPs", counted_flops)
+JOULES = Currency("energy_j", "joules", energy_j, local=True)
+CPU_TIME = Currency("cpu_s", "CPU time", cpu_s, local=True)
+CURRENCIES = (PREDICTED, COUNTED, JOULES, CPU_TIME)
 
 
-def ratio_to_one_by_one(bench: Bench, row: Row, of: Callable[[Run], float | None]) -> Interval | None:
-    """A row's cost over one-by-one's with the same seed."""
+def ratio_to_one_by_one(bench: Bench, row: Row, currency: Currency) -> Interval | None:
+    """A row's cost over one-by-one's with the same seed, for local currencies on the same machine and device too."""
     base = bench.row("one-by-one")
-    return None if base is None else paired_ratio(row.by_seed(of), base.by_seed(of))
+    if base is None:
+        return None
+    ours, theirs = row.by_seed(currency.of), base.by_seed(currency.of)
+    if currency.local:
+        ours = {seed: cost for seed, cost in ours.items() if seed in theirs and _place(row, seed) == _place(base, seed)}
+    return paired_ratio(ours, theirs)
+
+
+def _place(row: Row, seed: int) -> tuple[str, str, str]:
+    run = row.done[seed]
+    return run.machine, run.device, run.precision
 
 
 def prediction_errors(bench: Bench, row: Row) -> dict[int, float]:

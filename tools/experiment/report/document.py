@@ -121,7 +121,7 @@ def _line(bench: Bench, row: Row) -> Line:
         task_losses={
             task: interval([v for run in done if (v := _task_loss(run, task)) is not None]) for task in bench.tasks
         },
-        ratios={currency.name: ratio_to_one_by_one(bench, row, currency.of) for currency in CURRENCIES},
+        ratios={currency.name: ratio_to_one_by_one(bench, row, currency) for currency in CURRENCIES},
         error=None if row is base else interval(list(prediction_errors(bench, row).values())),
         energy_state=min((run.energy.state for run in done), key=_STATES.index, default="missing"),
         groups=_groups(done),

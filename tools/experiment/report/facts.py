@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from markupsafe import Markup
 
-from tools.experiment.report.costs import counted_flops, ratio_to_one_by_one
+from tools.experiment.report.costs import COUNTED, ratio_to_one_by_one
 from tools.experiment.report.document import Document, Section
 from tools.experiment.report.figures import half, mean
 from tools.experiment.report.rows import short
@@ -33,7 +33,7 @@ def headline(document: Document) -> Markup:
     loss = Markup("{}’s total loss is <b>{}</b> {} {} one-by-one’s").format(
         row.label, words.loss(abs(found.mean)), spread, side
     )
-    cost = ratio_to_one_by_one(section.bench, row, counted_flops)
+    cost = ratio_to_one_by_one(section.bench, row, COUNTED)
     if cost is None:
         return loss + Markup(".")
     return loss + Markup(", at <b>{}</b> of its operations.").format(mean(cost, 2))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from tools.experiment.report import figures, plots, strips, tiles
 from tools.experiment.report.claims import Answer
-from tools.experiment.report.costs import CURRENCIES, counted_flops, energy_j
+from tools.experiment.report.costs import COUNTED, CURRENCIES, JOULES, counted_flops
 from tools.experiment.report.document import Document, Line, Section
 from tools.experiment.report.facts import facts, headline
 from tools.experiment.report.partitions import Ranking, score_correlation, seed_noise, standing
@@ -74,7 +74,7 @@ def _claims(answer: Answer) -> list[tuple[Any, str, Markup | None]]:
 def _plot(section: Section) -> Markup | None:
     """Ours by counted FLOPs, or by joules where nothing was counted."""
     counted = any(counted_flops(run) for row in section.bench.rows for run in row.done.values())
-    currency = next(c for c in CURRENCIES if c.of is (counted_flops if counted else energy_j))
+    currency = COUNTED if counted else JOULES
     points = plots.our_points(section.bench, currency)
     name = f"Our total loss by {currency.title}, as shares of one-by-one’s"
     return plots.cost_plot(points, name, f"{currency.title} of training and lookahead (log)")

@@ -42,7 +42,7 @@ def our_points(bench: Bench, currency: Currency) -> list[Point]:
     base = bench.row("one-by-one")
     found = []
     for row in bench.rows if base is not None else ():
-        cost = ratio_to_one_by_one(bench, row, currency.of)
+        cost = ratio_to_one_by_one(bench, row, currency)
         loss = None if base is None else paired_ratio(row.losses, base.losses)
         if row.scheme in _SHOWN and not row.departures and cost is not None and loss is not None:
             found.append(Point(row.label, row.scheme, cost.mean, loss.mean, loss.low, loss.high))

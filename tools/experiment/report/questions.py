@@ -10,7 +10,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 from tools.experiment.report.claims import Answer, Claim, below, not_negative, plain, positive
-from tools.experiment.report.costs import CURRENCIES, counted_flops, prediction_errors, ratio_to_one_by_one
+from tools.experiment.report.costs import (
+    COUNTED,
+    CURRENCIES,
+    JOULES,
+    counted_flops,
+    prediction_errors,
+    ratio_to_one_by_one,
+)
 from tools.experiment.report.rows import Bench, Row, final_groups
 from tools.experiment.report.stats import Interval, interval, paired, paired_ratio, spearman
 
@@ -42,7 +49,7 @@ def cost(bench: Bench) -> Answer:
     claims.append(_same_order(bench))
     figures = {
         row.name: {
-            **{c.name: plain(ratio_to_one_by_one(bench, row, c.of)) for c in CURRENCIES},
+            **{c.name: plain(ratio_to_one_by_one(bench, row, c)) for c in CURRENCIES},
             "prediction_error": plain(interval(list(prediction_errors(bench, row).values()))),
         }
         for row in bench.rows
@@ -86,12 +93,11 @@ def _foreseen(bench: Bench) -> Claim:
 
 
 def _same_order(bench: Bench) -> Claim:
-    joules = next(currency for currency in CURRENCIES if currency.name == "energy_j")
     pairs = [
         (flops.mean, energy.mean)
         for row in bench.rows
-        if (flops := ratio_to_one_by_one(bench, row, counted_flops)) is not None
-        and (energy := ratio_to_one_by_one(bench, row, joules.of)) is not None
+        if (flops := ratio_to_one_by_one(bench, row, COUNTED)) is not None
+        and (energy := ratio_to_one_by_one(bench, row, JOULES)) is not None
     ]
     found = spearman([flops for flops, _ in pairs], [energy for _, energy in pairs])
     text = "joules rank the rows as FLOPs do"

@@ -170,9 +170,10 @@ def _row(name: str, runs: Sequence[Run], settings: Mapping[str, Any], base: Mapp
     )
 
 
-def _place(row: Row) -> tuple[int, int, int, str]:
+def _place(row: Row) -> tuple[bool, int, int, list[tuple[str, float, str]], str]:
     known = _ORDER.index(row.scheme) if row.scheme in _ORDER else len(_ORDER)
-    return bool(row.departures), known, row.splits, row.name
+    apart = [(key, float(value) if value.isdecimal() else 0.0, value) for key, value in row.departures]
+    return bool(row.departures), known, row.splits, apart, row.name
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from markupsafe import Markup
 
@@ -14,6 +14,8 @@ from tools.report.svg import Scale, el, picture, text, ticks
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 480.0, 100.0, 14.0, 40.0, 18.0
 _SIDE, _EDGE = 250.0, 36.0
+#: Of more partitions than this the best and the worst are drawn, and those that were chosen.
+_MOST, _BEST, _WORST = 40, 24, 8
 
 
 def deviations(ranked: Ranking) -> dict[int, list[float]]:
@@ -26,13 +28,13 @@ def partition_strip(ranked: Ranking, groups: int, noise: float | None) -> Markup
     """The partitions into `groups` groups, best mean first; all sizes share one axis, so panels compare."""
     apart = deviations(ranked)
     every = [value for found in apart.values() for value in found]
-    places = ranked.of_size(groups)
-    bottom = _TOP + len(places) * _LINE
-    pad = (max(every) - min(every)) * 0.04 or 0.01
-    x = Scale(min(every) - pad, max(every) + pad, _LEFT, _WIDTH - _RIGHT)
     chosen: dict[int, list[int]] = {}
     for seed in ranked.seeds:
         chosen.setdefault(standing(ranked, groups, seed).chosen, []).append(seed)
+    places = drawn(ranked.of_size(groups), chosen)
+    bottom = _TOP + len(places) * _LINE
+    pad = (max(every) - min(every)) * 0.04 or 0.01
+    x = Scale(min(every) - pad, max(every) + pad, _LEFT, _WIDTH - _RIGHT)
     parts = [_axis(x, bottom), _noise_bar(x, noise)]
     for line, at in enumerate(places):
         parts.append(_partition(ranked, at, apart, chosen.get(at, []), x, _TOP + (line + 0.5) * _LINE))
@@ -40,6 +42,14 @@ def partition_strip(ranked: Ranking, groups: int, noise: float | None) -> Markup
         short_groups(ranked.partitions[at]) for at in places
     )
     return picture(_WIDTH, bottom + 34, name, *parts)
+
+
+def drawn(places: Sequence[int], chosen: Container[int]) -> list[int]:
+    """Which of the partitions, best first, have a line of their own."""
+    if len(places) <= _MOST:
+        return list(places)
+    last = len(places) - _WORST
+    return [at for line, at in enumerate(places) if line < _BEST or line >= last or at in chosen]
 
 
 def _axis(x: Scale, bottom: float) -> Markup:
