@@ -9,8 +9,8 @@ import msgspec
 
 from aggregator.affinity import Matrix, mean_affinity
 from aggregator.coordinator.state import Job, RoundRecord, Split, State
+from aggregator.record_energy import EnergyRecord, PhaseJoules, energy_by_phase, energy_rows, total_energy_of
 from aggregator.schemes.base import Decision
-from models.energy import EnergySummary, EnergyTotal, merge_energy, summarise_energy
 from models.wire.job import JobSpec
 from models.wire.messages import Capabilities, EnergyState, JobState, JobStatus, SplitStatus
 
@@ -52,27 +52,6 @@ class AffinityRecord(msgspec.Struct, frozen=True):
     matrix: Matrix
     batches: int
     rounds: int
-
-
-class EnergyRecord(msgspec.Struct, frozen=True):
-    """Joules of one phase of one split, over all devices."""
-
-    split: str
-    phase: str
-    energy_j: float | None
-    state: EnergyState
-    duration_s: float
-    cpu_s: float
-    source: str
-    scope: str
-    reason: str
-
-
-class PhaseJoules(msgspec.Struct, frozen=True):
-    """Joules of one phase over the whole job."""
-
-    energy_j: float | None
-    state: EnergyState
 
 
 class BundleRecord(msgspec.Struct, frozen=True):
@@ -143,11 +122,11 @@ def job_record(state: State, job_id: str, now_s: float) -> Record:
         decision=job.decision,
         losses=losses,
         total_loss=_total(job, losses),
-        energy=_energy(job),
+        energy=energy_rows(job),
         energy_j=energy.energy_j,
         energy_state=energy.state,
         energy_reason=energy.reason,
-        energy_by_phase=_energy_by_phase(job),
+        energy_by_phase=energy_by_phase(job),
         bytes_up=job.spent.bytes_up,
         bytes_down=job.spent.bytes_down,
         train_s=job.spent.train_s,
@@ -208,27 +187,6 @@ def latest_losses(job: Job) -> dict[str, float]:
     return {task: newest[task] for task in job.spec.tasks if task in newest}
 
 
-def total_energy_of(job: Job) -> EnergySummary:
-    """The job's joules over all splits, phases and devices; partial where an order was never accounted for."""
-    total = EnergyTotal()
-    for phases in job.spent.energy.values():
-        for part in phases.values():
-            total = merge_energy(total, part)
-    return _with_unanswered(job, summarise_energy(total))
-
-
-def _with_unanswered(job: Job, summary: EnergySummary) -> EnergySummary:
-    count = len(job.spent.unanswered)
-    if not count:
-        return summary
-    lacking = f"{count} orders were never accounted for"
-    return msgspec.structs.replace(
-        summary,
-        state="partial" if summary.energy_j is not None else "missing",
-        reason="; ".join(part for part in (summary.reason, lacking) if part),
-    )
-
-
 def _splits_are_final(job: Job) -> bool:
     """Whether the splits that serve are those that will be deployed: their rounds end the job."""
     splits = job.served_splits
@@ -270,36 +228,6 @@ def _affinity(job: Job) -> AffinityRecord | None:
     if total is None or total.batches == 0:
         return None
     return AffinityRecord(total.tasks, mean_affinity(total), total.batches, len(total.rounds))
-
-
-def _energy(job: Job) -> tuple[EnergyRecord, ...]:
-    rows = []
-    for split, phases in job.spent.energy.items():
-        for phase, total in phases.items():
-            said = summarise_energy(total)
-            rows.append(
-                EnergyRecord(
-                    split=split,
-                    phase=phase,
-                    energy_j=said.energy_j,
-                    state=said.state,
-                    duration_s=said.duration_s,
-                    cpu_s=said.cpu_s,
-                    source=said.source,
-                    scope=said.scope,
-                    reason=said.reason,
-                )
-            )
-    return tuple(rows)
-
-
-def _energy_by_phase(job: Job) -> dict[str, PhaseJoules]:
-    totals: dict[str, EnergyTotal] = {}
-    for phases in job.spent.energy.values():
-        for phase, total in phases.items():
-            totals[phase] = merge_energy(totals.get(phase, EnergyTotal()), total)
-    said = {phase: summarise_energy(total) for phase, total in totals.items()}
-    return {phase: PhaseJoules(summary.energy_j, summary.state) for phase, summary in said.items()}
 
 
 def _bundles(job: Job) -> Iterator[BundleRecord]:
