@@ -6,7 +6,7 @@ import msgspec
 
 from aggregator.schemes.base import Stage
 from aggregator.schemes.options import options_of
-from aggregator.schemes.plans import SingleStage, all_rounds
+from aggregator.schemes.plans import SingleStage, all_rounds, overridden_faults
 from models.wire.job import JobSpec, NonNegative
 
 
@@ -21,6 +21,10 @@ class FedProx(SingleStage):
 
     name = "fedprox"
     options: type[msgspec.Struct] = FedProxOptions
+
+    def faults(self, spec: JobSpec) -> list[str]:
+        """There is one place for mu."""
+        return super().faults(spec) + overridden_faults(spec, {"prox_mu": "takes its option 'mu'"})
 
     def first(self, spec: JobSpec, agents: tuple[str, ...]) -> Stage:
         """All rounds for all tasks together."""

@@ -10,7 +10,7 @@ import msgspec
 
 from aggregator.schemes.base import Stage
 from aggregator.schemes.options import options_of
-from aggregator.schemes.plans import SingleStage, all_rounds
+from aggregator.schemes.plans import SingleStage, all_rounds, overridden_faults
 from models.wire.job import JobSpec, NonNegative
 
 
@@ -28,9 +28,10 @@ class GradNorm(SingleStage):
     options: type[msgspec.Struct] = GradNormOptions
 
     def faults(self, spec: JobSpec) -> list[str]:
-        """Weights are of one task against the others."""
+        """Weights are of one task against the others, and there is one place for their settings."""
+        instead = {"gradnorm_alpha": "takes its option 'alpha'", "gradnorm_lr": "takes its option 'lr'"}
         few = ["one task has nothing to be weighted against; give gradnorm at least two"]
-        return super().faults(spec) + (few if len(spec.tasks) == 1 else [])
+        return super().faults(spec) + overridden_faults(spec, instead) + (few if len(spec.tasks) == 1 else [])
 
     def first(self, spec: JobSpec, agents: tuple[str, ...]) -> Stage:
         """All rounds for all tasks together."""

@@ -129,6 +129,16 @@ def split_faults(spec: JobSpec, most_tasks: int = MAX_TASKS) -> list[str]:
     return faults
 
 
+def overridden_faults(spec: JobSpec, settings: dict[str, str]) -> list[str]:
+    """Settings of `[train]` that the scheme would replace by an option of its own, by name, are not to be given too."""
+    published = TrainSettings()
+    return [
+        f"train.{name} is set, but scheme {spec.scheme} {instead}"
+        for name, instead in settings.items()
+        if getattr(spec.train, name) != getattr(published, name)
+    ]
+
+
 def restart_faults(spec: JobSpec) -> list[str]:
     """A restart of the learning rate that would never come is refused rather than ignored."""
     if not spec.lr_restarts:

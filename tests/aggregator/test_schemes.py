@@ -19,7 +19,7 @@ from aggregator.schemes import find_scheme, schemes
 from aggregator.schemes.base import Results, SplitPlan, Stage
 from aggregator.schemes.random_split import partition_of, stirling
 from models.tasks import letters
-from models.wire.job import JobSpec
+from models.wire.job import JobSpec, TrainSettings
 
 ALL = [
     "all-in-one", "all-in-one-restart", "every-group", "fedprox", "given-split", "gradnorm", "hoa", "mas",
@@ -224,6 +224,19 @@ def test_every_group_continues_all_proper_groups_and_serves_none() -> None:
                 "option 'lr' is -1.0: Expected `float` >= 0.0",
                 "lr_restarts is set, but scheme gradnorm has no split from merged weights to restart at",
                 "one task has nothing to be weighted against; give gradnorm at least two",
+            ],
+        ),
+        (
+            "fedprox",
+            {"train": TrainSettings(prox_mu=0.1)},
+            ["train.prox_mu is set, but scheme fedprox takes its option 'mu'"],
+        ),
+        (
+            "gradnorm",
+            {"train": TrainSettings(gradnorm_alpha=0.5, gradnorm_lr=0.1)},
+            [
+                "train.gradnorm_alpha is set, but scheme gradnorm takes its option 'alpha'",
+                "train.gradnorm_lr is set, but scheme gradnorm takes its option 'lr'",
             ],
         ),
         ("given-split", {}, ["scheme given-split needs the option 'groups'"]),
