@@ -137,7 +137,8 @@ def _check(spec: JobSpec, root: Path, fleet: list[Client]) -> None:
 
     faults = check(spec, root, fleet)
     if faults:
-        lines = [f"nothing was trained: {len(faults.lines)} faults", *(f"  - {fault}" for fault in faults.lines)]
+        count = f"{len(faults.lines)} fault{'s' if len(faults.lines) > 1 else ''}"
+        lines = [f"nothing was trained: {count}", *(f"  - {fault}" for fault in faults.lines)]
         raise fail("\n".join(lines), 2 if faults.settings else 1)
 
 

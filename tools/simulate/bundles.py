@@ -1,4 +1,4 @@
-"""Bundles of a simulation's models, as the aggregator would export them for its agents."""
+"""Bundles of a simulation's models with the heads they serve, as the aggregator would export them for its agents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _lineage(splits: dict[str, SplitRecord], name: str) -> tuple[str, ...]:
 
 def _write(place: Path, split: SplitRecord, lineage: tuple[str, ...], done: Simulation) -> None:
     spec = done.record.spec
-    state = split_state(done.models[split.split], split.tasks)
+    state = split_state(done.models[split.split], split.serves)
     with tempfile.TemporaryDirectory(prefix="mas-simulate-") as folder:
         blob = Path(folder) / "state.blob"
         blob.write_bytes(encode_tensors(state))
@@ -43,13 +43,13 @@ def _write(place: Path, split: SplitRecord, lineage: tuple[str, ...], done: Simu
             split=split.split,
             scheme=spec.scheme,
             network=spec.network,
-            tasks=split.tasks,
+            tasks=split.serves,
             size=spec.size,
             state=str(blob),
             model_sha256=split.model_sha256,
             lineage=lineage,
             rounds=split.last_round + 1,
-            metrics=split.rounds[-1].test_losses if split.rounds else {},
+            metrics={task: split.rounds[-1].test_losses[task] for task in split.serves},
             version=version("mas-edge"),
         )
         bundle(request, place)

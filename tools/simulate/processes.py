@@ -92,14 +92,18 @@ def _start(settings: WorkerSettings) -> tuple[SpawnProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, settings), name="mas-simulate", daemon=True)
-    process.start()
+    # Ctrl-C is the parent's to handle, from the process's first moment on: it inherits what is blocked here.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return process, ours
 
 
 def _serve(pipe: Connection, settings: WorkerSettings) -> None:
-    """The process: does what it is told until its parent is gone. Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The process: does what it is told until its parent is gone."""
     worker = Worker(settings)
     bases: dict[str, State] = {}
     while True:
