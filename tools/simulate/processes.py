@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Literal
@@ -92,7 +93,9 @@ def _start(settings: WorkerSettings) -> tuple[SpawnProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, settings), name="mas-simulate", daemon=True)
-    # Ctrl-C is the parent's to handle, from the process's first moment on: it inherits what is blocked here.
+    # Ctrl-C is the parent's to handle, from the process's first moment on: it inherits what is blocked here. The
+    # tracker that comes with the first process would unblock it again, so it is there before.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
