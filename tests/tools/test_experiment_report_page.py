@@ -16,6 +16,7 @@ from markupsafe import escape
 from tools.experiment.report import write_report
 from tools.experiment.report.costs import COUNTED, JOULES, ratio_to_one_by_one
 from tools.experiment.report.document import NothingToReportError, document, read_document
+from tools.experiment.report.facts import headline
 from tools.experiment.report.markdown import code, markdown
 from tools.experiment.report.markdown import escape as plain_text
 from tools.experiment.report.page import render
@@ -261,3 +262,19 @@ def test_joules_of_two_machines_are_not_compared() -> None:
 def test_of_many_partitions_the_ends_and_the_chosen_are_drawn() -> None:
     assert drawn(range(40), {}) == list(range(40))
     assert drawn(range(90), {50, 3}) == [*range(24), 50, *range(82, 90)]
+
+
+def test_the_headline_says_no_more_than_the_seeds_do() -> None:
+    def told(losses: list[float]) -> str:
+        runs = [made.simple("one-by-one", seed, 2.0, 10.0) for seed in range(len(losses))]
+        runs += [made.simple("mas", seed, value, 5.0, 3) for seed, value in enumerate(losses)]
+        return str(headline(document(runs)).striptags())
+
+    assert (
+        told([1.9, 1.91, 1.89]) == "MAS-3’s total loss is 0.100 ± 0.025 below one-by-one’s, at 0.50 of its operations."
+    )
+    assert told([1.5, 2.4, 1.9]).startswith(
+        "MAS-3’s total loss cannot be told apart by these seeds (0.067 ± 1.120 below)"
+    )
+    assert told([2.25]).startswith("MAS-3’s total loss is 0.250 (one seed) above one-by-one’s")
+    assert "nothing is compared yet" in headline(document([made.simple("mas", 0, 2.0, 5.0, 3)]))

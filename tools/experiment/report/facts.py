@@ -11,7 +11,7 @@ from tools.experiment.report.costs import COUNTED, ratio_to_one_by_one
 from tools.experiment.report.document import Document, Section
 from tools.experiment.report.figures import half, mean
 from tools.experiment.report.rows import short
-from tools.experiment.report.stats import paired
+from tools.experiment.report.stats import Interval, paired
 from tools.experiment.run_record import DataUsed, Run
 from tools.report import words
 
@@ -28,15 +28,21 @@ def headline(document: Document) -> Markup:
     found = None if row is None or base is None else paired(row.losses, base.losses)
     if row is None or base is None or found is None:
         return Markup("MAS and one-by-one have not both ended with one seed, so nothing is compared yet.")
-    side = "below" if found.mean < 0 else "above"
-    spread = half(found) or ("(one seed)" if found.n == 1 else "")
-    loss = Markup("{}’s total loss is <b>{}</b> {} {} one-by-one’s").format(
-        row.label, words.loss(abs(found.mean)), spread, side
-    )
+    loss = Markup("{}’s total loss {} one-by-one’s").format(row.label, _compared(found))
     cost = ratio_to_one_by_one(section.bench, row, COUNTED)
     if cost is None:
         return loss + Markup(".")
     return loss + Markup(", at <b>{}</b> of its operations.").format(mean(cost, 2))
+
+
+def _compared(found: Interval) -> Markup:
+    """How far a loss lies from another, or that the seeds cannot tell."""
+    side = "below" if found.mean < 0 else "above"
+    spread = half(found) or ("(one seed)" if found.n == 1 else "")
+    far = Markup("<b>{}</b> {} {}").format(words.loss(abs(found.mean)), spread, side)
+    if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
+        return Markup("cannot be told apart by these seeds ({}) from").format(far)
+    return Markup("is {}").format(far)
 
 
 def facts(document: Document) -> list[tuple[str, str]]:
