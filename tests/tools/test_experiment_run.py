@@ -405,3 +405,20 @@ def test_a_record_survives_its_file(tmp_path: Path) -> None:
     write_json(tmp_path / "old.json", msgspec.structs.replace(run, format=99))
     with pytest.raises(RunRecordError, match="has format 99"):
         read_run(tmp_path / "old.json")
+
+
+@pytest.mark.slow
+def test_a_row_over_mqtt_leaves_the_same_model_as_the_simulation(tmp_path: Path) -> None:
+    rows = TWO_ROWS + '[[row]]\nname = "fleet"\nscheme = "mas"\nmode = "fleet"\nset.update_dtype = "fp32"\n'
+    done = finish(written(tmp_path, rows), "--out", tmp_path / "out", "--only", "mas-2", "--only", "fleet", "--jobs", 1)
+    assert done.returncode == 0, done.stderr
+    fleet, simulated = read_runs(tmp_path / "out")
+    assert (fleet.mode, simulated.mode) == ("fleet", "simulate")
+    assert fleet.record is not None
+    assert simulated.record is not None
+    assert [split.tasks for split in fleet.record.splits] == [split.tasks for split in simulated.record.splits]
+    # Reports may arrive in another order, and floating-point sums depend on theirs.
+    assert fleet.record.losses == pytest.approx(simulated.record.losses, rel=1e-3)
+    assert fleet.flops.total == pytest.approx(simulated.flops.total, rel=1e-3)
+    assert fleet.energy.state == "estimated"
+    assert not (run_folder(tmp_path / "out", "fleet", 0) / "fleet" / "state").exists()

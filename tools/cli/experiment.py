@@ -61,6 +61,21 @@ def run(
         _conclude(runs, prepared.out, as_json)
 
 
+@app.command()
+def report(
+    folder: Path = typer.Argument(..., help="The folder of an experiment's runs."),
+    as_json: bool = typer.Option(False, "--json", help="Print report.json instead of where the files are."),
+) -> None:
+    """Write report.html, report.md and report.json of what has ended so far, beside the runs."""
+    from tools.experiment.report.document import NothingToReportError
+    from tools.experiment.report.write import write_report
+    from tools.experiment.run_record import RunRecordError
+
+    with failing_on(NothingToReportError, RunRecordError, OSError):
+        files = write_report(folder)
+        typer.echo(files.json.read_text() if as_json else f"{files.html}\n{files.markdown}\n{files.json}")
+
+
 def _show_plan(prepared: Prepared, as_json: bool) -> None:
     import msgspec
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ def train_in_fleet(plan: RunPlan, say: Say) -> Outcome:
     with EmbeddedBroker(directory=folder / "broker") as broker, Processes(folder / "logs") as processes:
         start_services(processes, folder, agents, Path(plan.root), plan.watts_per_core, broker.url)
         record = asyncio.run(_job(plan, say, processes, broker.url))
+    shutil.rmtree(folder / "state")  # models of every round; what they led to is in the record
     return Outcome(_state(record), record.reason, record, flops_of(record), {"train": record.train_s})
 
 

@@ -25,8 +25,9 @@ from tools.experiment.spec import flat
 _MARK = ".mas-experiment"
 SPEC_COPY = "experiment.toml"
 REPLACED_FILE = "run.replaced.json"
-#: What one run's record takes at most, as far as anybody has seen, and what is kept free beside them all.
-RUN_BYTES = 8 * 2**20
+#: What a run's record takes at most, what a fleet's devices keep while it runs, and what stays free.
+RUN_BYTES = 2 * 2**20
+FLEET_BYTES = 512 * 2**20
 SPARE_BYTES = 64 * 2**20
 #: How long children of a runner that was killed may need to notice it.
 _ORPHANS_S = 20.0
@@ -162,11 +163,11 @@ def check_changed(out: Path, plans: Sequence[RunPlan], redo: Sequence[str]) -> l
     return wanted
 
 
-def space_faults(out: Path, runs: int) -> list[str]:
-    """Whether the disk has room for the records of so many runs."""
+def space_faults(out: Path, runs: int, fleets: int) -> list[str]:
+    """Whether the disk has room for the records of so many runs and for so many fleets at once."""
     place = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
-    needed = runs * RUN_BYTES + SPARE_BYTES
+    needed = runs * RUN_BYTES + fleets * FLEET_BYTES + SPARE_BYTES
     if free >= needed:
         return []
     return [f"{place} has {free / 2**20:.0f} MiB free, {runs} runs may need {needed / 2**20:.0f} MiB; free some space"]

@@ -71,10 +71,11 @@ def prepare(wanted: Wanted, make: bool) -> Prepared:
         plans = plan_runs(experiment, rows, wanted.seeds, data, root, out, wanted.data)
         if not faults:
             plans = _with_predictions(plans, data, faults)
-    faults += space_faults(out, len(plans) or len(rows))
+    slots = wanted.jobs or experiment.spec.jobs or os.cpu_count() or 1
+    faults += space_faults(out, len(plans) or len(rows), min(slots, sum(row.mode == "fleet" for row in rows)))
     if faults:
         raise ConfigError(str(wanted.spec), list(dict.fromkeys(faults)))
-    return Prepared(experiment, tuple(plans), out, wanted.jobs or experiment.spec.jobs or os.cpu_count() or 1)
+    return Prepared(experiment, tuple(plans), out, slots)
 
 
 def run_experiment(prepared: Prepared, wanted: Wanted, shown: Shown) -> list[Run]:
