@@ -78,13 +78,16 @@ class Agreement:
 
 
 def probed_row(bench: Bench) -> Row | None:
-    """The row to ask: one tagged Q6 if there is one, else that which probed most rounds; None if none was probed."""
+    """The row to ask: that which probed most rounds, so that late is late; then one tagged Q6. None if none was probed.
+
+    TAG's measuring run probes all rounds of a whole training, MAS's only those that its decision reads.
+    """
     rows = [row for row in bench.rows if any(len({p.round for p in probes(run)}) > 1 for run in row.done.values())]
     return max(
         rows,
         key=lambda row: (
-            any("Q6" in run.question_tags for run in row.runs),
             max(len({p.round for p in probes(run)}) for run in row.done.values()),
+            any("Q6" in run.question_tags for run in row.runs),
             len(row.done),
             row.scheme == "mas",
         ),
