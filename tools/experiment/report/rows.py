@@ -27,6 +27,9 @@ _OWN = {
     "name", "scheme", "seed", "max_splits", "options", "tasks", "network", "size",
     "train.prox_mu", "train.loss_weighting", "train.gradnorm_alpha", "train.gradnorm_lr",
 }  # fmt: skip
+#: Options that say what a row's number of splits means already, or are settings that a row departs in.
+_TOLD_ELSEWHERE = {"exactly", "affinity", "groups"}
+_PUBLISHED_AFFINITY = "raw"
 _SIGNS = {"merge_rounds": "R0", "clients_per_round": "K", "rounds": "R", "train.epochs": "E", "train.batch_size": "B"}
 
 Groups = tuple[tuple[str, ...], ...]
@@ -52,7 +55,9 @@ class Row:
 
     @property
     def _options(self) -> list[tuple[str, Any]]:
-        return list(self.runs[0].spec.options.items())
+        options = self.runs[0].spec.options
+        # Groups given by name are what the row is; a number of groups is its number of splits.
+        return [(k, v) for k, v in options.items() if k not in _TOLD_ELSEWHERE or isinstance(v, list)]
 
     def only_departs_in(self, setting: str) -> bool:
         """Whether it leaves the base in `setting` alone (a shorter merge phase may have fewer rounds to probe)."""
@@ -160,14 +165,26 @@ def _row(name: str, runs: Sequence[Run], settings: Mapping[str, Any], base: Mapp
     return Row(
         name=name,
         scheme=scheme,
-        splits=runs[0].spec.max_splits if scheme in _COUNTED else 0,
+        splits=_splits(runs[0]) if scheme in _COUNTED else 0,
         runs=tuple(sorted(runs, key=lambda run: run.seed)),
         departures=tuple(
             (key, str(settings.get(key)))
             for key, value in base.items()
             if settings.get(key) != value and not (scheme == "all-in-one-restart" and key == "lr_restarts")
-        ),
+        )
+        + _affinity_apart(runs[0]),
     )
+
+
+def _splits(run: Run) -> int:
+    """How many groups a row stands for; a random split may be told in its options."""
+    asked = run.spec.options.get("groups")
+    return asked if isinstance(asked, int) and asked else run.spec.max_splits
+
+
+def _affinity_apart(run: Run) -> tuple[tuple[str, str], ...]:
+    asked = run.spec.options.get("affinity", _PUBLISHED_AFFINITY)
+    return () if asked == _PUBLISHED_AFFINITY else (("affinity", str(asked)),)
 
 
 def _place(row: Row) -> tuple[bool, int, int, list[tuple[str, float, str]], str]:
