@@ -24,7 +24,7 @@ from tools.experiment.report.plots import cost_plot, published_points
 from tools.experiment.report.published import PUBLISHED, hours_ratio, loss_ratio, published
 from tools.experiment.report.rows import benches, final_groups
 from tools.experiment.report.strips import drawn
-from tools.experiment.run_record import RunRecordError
+from tools.experiment.run_record import Run, RunRecordError
 
 ROW_KEYS = {"scheme", "mode", "splits", "seed", "total_loss", "losses", "energy_j", "energy_state", "flops", "wall_s"}
 VERDICTS = {"holds", "does not hold", "mixed", "not enough data"}
@@ -222,6 +222,28 @@ def test_departures_name_a_row() -> None:
     assert labels["mas-2-r0-15"] == "MAS-2, R0 = 15"
     assert labels["mas-2-k-5"] == "MAS-2, K = 5"
     assert labels["mas-3"] == "MAS-3"
+
+
+def test_options_that_count_groups_are_told_by_the_number_and_scaled_affinities_stand_apart() -> None:
+    def grown(run: Run, **options: Any) -> Run:
+        return msgspec.structs.replace(run, spec=msgspec.structs.replace(run.spec, options=options))
+
+    runs = [
+        grown(made.simple("mas", 0, 2.0, 1e12, k=3, row="mas-3"), exactly=True),
+        grown(made.simple("mas", 0, 2.5, 1e12, k=3, row="mas-3-self"), exactly=True, affinity="self"),
+        grown(made.simple("random-split", 0, 2.2, 1e12, k=2, row="random"), groups=4, draw=1),
+        grown(made.simple("given-split", 0, 2.3, 1e12, k=2, row="given"), groups=["sdn", "kt"]),
+    ]
+    bench = benches(runs)[0]
+    labels = {row.name: row.label for row in bench.rows}
+    assert labels["mas-3"] == "MAS-3"
+    assert labels["mas-3-self"] == "MAS-3, affinity = self"
+    assert labels["random"] == "random split-4, draw 1"
+    assert labels["given"] == "given-split, groups sdn|kt"
+    # What the questions are asked of is the published affinity's row.
+    asked = bench.row("mas", 3)
+    assert asked is not None
+    assert asked.name == "mas-3"
 
 
 def test_the_published_figures_are_those_of_the_plot() -> None:
