@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: "share" is a part of a whole (1 is all of it), "ratio" a quotient of two like figures.
-Unit = Literal["B", "s", "B/s", "1/s", "share", "ratio"]
+Unit = Literal["B", "s", "B/s", "1/s", "1/min", "share", "ratio"]
 
 
 class BenchError(Exception):
