@@ -1,4 +1,4 @@
-"""A fleet's job and its simulation: the same weights to the last bit, when the updates are averaged in the same order."""
+"""A fleet's job and its simulation: the same weights to the last bit, where updates are averaged in the same order."""
 
 from __future__ import annotations
 

@@ -9,10 +9,12 @@ import torch
 from tools.simulate.inprocess import in_process
 from tools.simulate.pool import Executor, ExecutorError
 from tools.simulate.processes import processes
-from tools.simulate.worker import Device, Precision, WorkerSettings
+from tools.simulate.worker import Device, Precision, WorkerSettings, memory_bytes
 
 #: Share of the machine's memory that all workers together may fill with decoded pictures.
 _MEMORY_SHARE = 0.3
+#: Of each worker on a cluster, whose machines are not known here.
+_RAY_CACHE_BYTES = 2**30
 
 
 def open_executor(
@@ -29,8 +31,8 @@ def open_executor(
     if ray:
         from tools.simulate.ray_lanes import on_ray
 
-        return on_ray(ray, WorkerSettings(chosen, precision), workers)
-    settings = WorkerSettings(chosen, precision, cache_bytes=_cache_bytes(chosen, lanes))
+        return on_ray(ray, WorkerSettings(chosen, precision, cache_bytes=_RAY_CACHE_BYTES), workers)
+    settings = WorkerSettings(chosen, precision, cache_bytes=int(_MEMORY_SHARE * memory_bytes(chosen) / lanes))
     return in_process(settings) if lanes == 1 else processes(settings, lanes)
 
 
@@ -46,11 +48,3 @@ def _device(asked: str, on_ray: bool) -> Device:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cache_bytes(device: Device, workers: int) -> int:
-    if device == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info()
-        return int(free_bytes * _MEMORY_SHARE)
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(memory_bytes * _MEMORY_SHARE / workers)

@@ -5,6 +5,7 @@ A process or thread has one `Worker`; it goes from client to client. Nothing tha
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -30,6 +31,7 @@ Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 #: Networks a worker keeps: the groups that are trained side by side, and more.
 _NETWORKS = 8
+_CACHE_SHARE = 0.25
 
 
 class Stopped(Exception):
@@ -38,12 +40,15 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How a worker computes. `threads`: cores it uses (0: as torch decides); `cache_bytes`: pictures it keeps ready."""
+    """How a worker computes. `threads`: cores it uses (0: as torch decides).
+
+    `cache_bytes`: of pictures it keeps ready (0: a quarter of the memory that they are in).
+    """
 
     device: Device = "cpu"
     precision: Precision = "fp32"
     threads: int = 1
-    cache_bytes: int = 2**30
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class Worker:
         autocast = torch.bfloat16 if self.settings.precision == "bf16" else None
         self._bench = Workbench(Execution(device, autocast), keep=_NETWORKS)
         _warm_up()
-        self._holdings = Holdings(device, self.settings.cache_bytes)
+        self._holdings = Holdings(device, self.settings.cache_bytes or int(_CACHE_SHARE * memory_bytes(device.type)))
 
     def do(self, assignment: Assignment, base: State) -> Outcome:
         """Do one order from `base`. Raises Stopped; every other fault is in the answer."""
@@ -143,6 +148,14 @@ class Worker:
     def _step(self, phase: WorkPhase, done: int, total: int) -> None:
         if self.stopped():
             raise Stopped(f"{phase} was stopped after {done} of {total} batches")
+
+
+def memory_bytes(device: str) -> int:
+    """Memory of this machine, or what is free of its GPU's."""
+    if device == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info()
+        return free_bytes
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _warm_up() -> None:
