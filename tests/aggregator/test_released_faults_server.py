@@ -148,12 +148,12 @@ def test_fault_6_no_probes_where_nobody_reads_the_affinity() -> None:
 
 UNEVEN = (
     msg.AffinitySums(3, ((0.0, 3.0, 0.0), (-6.0, 0.0, 0.3), (0.0, 0.0, 0.0))),
-    msg.AffinitySums(1, ((0.0, -1.0, 0.0), (2.0, 0.0, 0.1), (0.0, 0.0, 4.0))),
+    msg.AffinitySums(2, ((0.0, -0.5, 0.0), (1.0, 0.0, 0.2), (0.0, 0.0, 5.0))),
 )
 
 
 def check_batches_weigh(mean: Callable[[Reports], Matrix]) -> None:
-    # Four batches in all: (3 - 1) / 4, (-6 + 2) / 4, (0.3 + 0.1) / 4 and 4 / 4.
+    # Five batches in all: (3 - 0.5) / 5, (-6 + 1) / 5, (0.3 + 0.2) / 5 and 5 / 5.
     np.testing.assert_allclose(mean(UNEVEN), [[0.0, 0.5, 0.0], [-1.0, 0.0, 0.1], [0.0, 0.0, 1.0]])
 
 
