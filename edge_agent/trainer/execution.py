@@ -7,10 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from models.losses import Batch
 
 _CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """torch's random states at one moment; `device` is None where the host does the work."""
+
+    host: Tensor
+    device: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,20 @@ class Execution:
     def unmoved(self) -> Iterator[None]:
         """torch's random state after the body is that from before it, on the host and on the device."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            yield
+
+    def random_state(self) -> RandomState:
+        """What torch will draw by itself from here on, on the host and on the device."""
+        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return RandomState(torch.get_rng_state(), on_device)
+
+    @contextmanager
+    def drawing_again(self, state: RandomState) -> Iterator[None]:
+        """The body draws what was drawn after `state` was taken; outside, nothing is changed."""
+        with self.unmoved():
+            torch.set_rng_state(state.host)
+            if state.device is not None:
+                torch.cuda.set_rng_state(state.device, self.device)
             yield
 
     def moved(self, batch: Batch) -> Batch:

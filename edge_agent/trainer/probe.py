@@ -32,6 +32,7 @@ from models.losses import Batch, batch_losses
 from models.networks import MultiTaskNet
 
 _ENCODER = "encoder."
+_NOT_KEPT = "the pass has no gradients of its views: make it with keep=True and run its backward"
 _Gradients = list[Tensor | None]
 
 
@@ -53,13 +54,15 @@ def lookahead(
     """
     encoder = {name: value for name, value in network.named_parameters() if name.startswith(_ENCODER)}
     after: dict[int, Tensor] = {}
-    with execution.unmoved():
-        for source, gradients in _gradients(list(encoder.values()), done, execution):
-            if weights is not None:
-                gradients = [None if each is None else each / weights[source] for each in gradients]
-            with torch.no_grad():
-                moved = _step(encoder, gradients, optimizer, pull)
-                after[source] = _losses_with(network, moved, batch, execution)
+    if done.random is None:
+        raise ValueError(_NOT_KEPT)
+    random = done.random
+    for source, gradients in _gradients(list(encoder.values()), done, execution):
+        if weights is not None:
+            gradients = [None if each is None else each / weights[source] for each in gradients]
+        # The dropout of the step itself, so that affinities compare encoders and not masks.
+        with torch.no_grad(), execution.drawing_again(random):
+            after[source] = _losses_with(network, _step(encoder, gradients, optimizer, pull), batch, execution)
     rows = torch.stack([after[source] for source in range(len(done.views))])
     return 1.0 - rows / done.means.detach().double()
 
@@ -72,7 +75,7 @@ def _gradients(encoder: Sequence[Tensor], done: Pass, execution: Execution) -> I
     """
     flows = [view.grad if view.retains_grad else None for view in done.views.values()]
     if any(flow is None for flow in flows):
-        raise ValueError("the pass has no gradients of its views: make it with keep=True and run its backward")
+        raise ValueError(_NOT_KEPT)
     left: _Gradients = [None if value.grad is None else value.grad.clone() for value in encoder]
     last = _largest(flows) if execution.autocast is None or len(flows) == 1 else None
     for source, flow in enumerate(flows):

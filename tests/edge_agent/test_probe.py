@@ -152,6 +152,13 @@ def test_every_step_is_the_one_the_real_optimizer_takes(nesterov: bool) -> None:
         np.testing.assert_allclose(affinity[row], 1 - np.array(after) / np.array(before), atol=2e-6)
 
 
+def test_dropout_is_that_of_the_step() -> None:
+    """Steps of length zero change no loss at all, although every forward draws."""
+    network = _tiny(FOUR)
+    affinity = _probe(network, _optimizer(network, lr=0.0), _batch(FOUR))
+    np.testing.assert_array_equal(affinity, np.zeros((4, 4)))
+
+
 def test_small_steps_agree_with_finite_differences() -> None:
     """To first order, affinity[j, i] = lr <dL_j, dL_i> / (sqrt(n) L_i); derivatives by moving each weight a little."""
     network = _without_dropout(_tiny(("segment_semantic", "keypoints2d"))).double()
