@@ -14,9 +14,10 @@ from edge_agent.trainer.protocol import Setup
 from models.wire.job import JobSpec, TrainSettings
 from tools.simulate.arrivals import arrivals_of
 from tools.simulate.clients import Client
-from tools.simulate.driver import Simulation, simulate
+from tools.simulate.driver import simulate
 from tools.simulate.inprocess import in_process
 from tools.simulate.processes import processes
+from tools.simulate.simulation import Simulation
 from tools.simulate.worker import WorkerSettings
 
 pytestmark = pytest.mark.slow

@@ -15,9 +15,10 @@ from models.wire.job import JobSpec, TrainSettings
 from models.wire.messages import OrderKey
 from models.wire.tensors import encode_tensors
 from tools.simulate.arrivals import ArrivalsError, Turnstile, arrivals_of
-from tools.simulate.driver import Progress, Simulation, SimulationError, simulate
+from tools.simulate.driver import simulate
 from tools.simulate.energy import meter_for
 from tools.simulate.inprocess import in_process
+from tools.simulate.simulation import Progress, Simulation, SimulationError
 from tools.simulate.worker import WorkerSettings
 
 pytestmark = pytest.mark.slow

@@ -26,11 +26,12 @@ from models.wire.messages import OrderKey, TrainOrder
 from tools.bench.base import BenchError, Benchmark, Bound, Row, row
 from tools.demo.plan import PACK
 from tools.simulate.clients import clients_of
-from tools.simulate.driver import Simulation, SimulationError, simulate
+from tools.simulate.driver import simulate
 from tools.simulate.inprocess import in_process
 from tools.simulate.pool import Executor, ExecutorError
 from tools.simulate.processes import processes
 from tools.simulate.settings import arrange_clients
+from tools.simulate.simulation import Simulation, SimulationError
 from tools.simulate.worker import WorkerSettings
 
 OVERHEAD = Bound(0.10)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.wire.job import JobSpec
     from tools.simulate.arrivals import Arrivals
     from tools.simulate.clients import Client
-    from tools.simulate.driver import Progress, Simulation
+    from tools.simulate.simulation import Progress, Simulation
 
 _TENTHS = 10
 
@@ -152,9 +152,10 @@ def _simulate(
 ) -> Simulation:
     from edge_agent.inventory import InventoryError
     from tools.simulate.arrivals import ArrivalsError
-    from tools.simulate.driver import SimulationError, simulate
+    from tools.simulate.driver import simulate
     from tools.simulate.energy import meter_for
     from tools.simulate.pool import ExecutorError
+    from tools.simulate.simulation import SimulationError
 
     with failing_on(SimulationError, ArrivalsError, ExecutorError, InventoryError):
         meter = meter_for(executor.device, watts_per_core)

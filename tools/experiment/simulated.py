@@ -12,9 +12,10 @@ from tools.experiment.child import Outcome, Said, Say
 from tools.experiment.plan import RunPlan
 from tools.experiment.run_record import DataUsed, Flops
 from tools.simulate.clients import Client, clients_of
-from tools.simulate.driver import Progress, simulate
+from tools.simulate.driver import simulate
 from tools.simulate.energy import meter_for
 from tools.simulate.inprocess import in_process
+from tools.simulate.simulation import Progress
 from tools.simulate.worker import Device, Precision, WorkerSettings
 
 

@@ -10,7 +10,7 @@ from aggregator.export import BundleRequest, bundle
 from aggregator.record import SplitRecord
 from models.state import split_state
 from models.wire.tensors import encode_tensors
-from tools.simulate.driver import Simulation
+from tools.simulate.simulation import Simulation
 
 BUNDLES = "bundles"
 

@@ -8,14 +8,12 @@ says that nothing needs them; a model's hash, which the record shows, is taken o
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
@@ -36,91 +34,33 @@ from aggregator.coordinator.actions import (
 from aggregator.coordinator.events import (
     AgentSeen,
     AnyEvent,
-    EvaluateReported,
     JobSubmitted,
     ModelReady,
-    OrderFailed,
     TrainReported,
 )
 from aggregator.record import Record, job_record, job_status
 from edge_agent.power.base import Meter
-from edge_agent.trainer.protocol import EvaluateDone, TrainDone
 from models.networks import build_network, export_state
 from models.state import State, split_state
 from models.wire.job import JobSpec
 from models.wire.messages import (
-    BlobRef,
     DeployOrder,
     EvaluateOrder,
-    EvaluateReport,
-    JobStatus,
     OrderKey,
-    PhaseEnergy,
-    TaskLoss,
     TrainOrder,
-    TrainReport,
 )
 from models.wire.tensors import encode_tensors
+from tools.simulate.answers import DivergedError, answer_event, light_ref
 from tools.simulate.arrivals import Arrivals, Turnstile
 from tools.simulate.clients import Client, capabilities
 from tools.simulate.costs import FlopMeter
 from tools.simulate.energy import meter_for, phase_energy
 from tools.simulate.pool import Executor
+from tools.simulate.simulation import OWN, WORK, Progress, Simulation, SimulationError
 from tools.simulate.worker import Assignment, Outcome
 
 #: No deadline: longer than any job.
 _NEVER_S = 1e12
-_CHUNK_BYTES = 128 * 1024
-#: What a profile is made of: the workers' seconds, then the driver's.
-WORK = ("train", "affinity", "evaluate", "load", "switch")
-OWN = ("average", "coordinate", "wait")
-
-
-class SimulationError(Exception):
-    """A job that cannot go on, for a reason that is not the job's; the message says what to change."""
-
-
-class _Diverged(Exception):
-    """A loss or a weight is not finite."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is. `share` is of its present plan, 0..1; `left_s` is None until something can be said."""
-
-    status: JobStatus
-    share: float
-    elapsed_s: float
-    left_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    """What came of a job.
-
-    `record` is like a fleet's, but nothing was deployed: the state of a job that is done is "exporting". `flops` were
-    counted of the works really done, by train, affinity, evaluate. `profile` are seconds: of all workers together for
-    train, affinity, evaluate, load, switch; of the driver for average, coordinate, wait. `models` are those to deploy,
-    by split. `lost` counts orders that were done again because their worker was lost.
-    """
-
-    record: Record
-    state: Literal["done", "diverged", "failed"]
-    reason: str
-    flops: dict[str, float]
-    profile: dict[str, float]
-    wall_s: float
-    models: dict[str, State]
-    executor: str
-    workers: int
-    lost: int
-
-    @property
-    def overhead_share(self) -> float:
-        """Client switching, loading and averaging, of the seconds in which something was done."""
-        overhead_s = sum(self.profile[name] for name in ("load", "switch", "average"))
-        done_s = overhead_s + sum(self.profile[name] for name in ("train", "affinity", "evaluate"))
-        return overhead_s / done_s if done_s else 0.0
 
 
 def simulate(
@@ -197,7 +137,7 @@ class _Run:
             while not self._over:
                 self._report()
             self._tell()
-        except _Diverged as error:
+        except DivergedError as error:
             diverged = str(error)
         finally:
             for sent in self._sent.values():
@@ -287,7 +227,7 @@ class _Run:
         return export_state(build_network(action.network, action.tasks, action.size, action.seed))
 
     def _made(self, split: str, round_index: int, state: State) -> None:
-        ref = _light_ref(("model", split, round_index), state)
+        ref = light_ref(("model", split, round_index), state)
         self._states[ref.sha256] = self._newest[split] = state
         self._handle(ModelReady(self._spec.name, split, round_index, ref))
 
@@ -306,31 +246,10 @@ class _Run:
 
     def _event(self, order: TrainOrder | EvaluateOrder, outcome: Outcome) -> AnyEvent:
         self._flops.add(order, outcome)
-        energy = phase_energy(outcome, self._meter)
-        answer = outcome.answer
-        if isinstance(order, TrainOrder) and isinstance(answer, TrainDone) and outcome.update is not None:
-            _check_finite(order.key, answer.losses)
-            update = _light_ref(order.key, outcome.update, 2 if order.update_dtype == "fp16" else 4)
-            self._updates[update.sha256] = outcome.update
-            return TrainReported(_train_report(order, answer, update, energy))
-        if isinstance(order, EvaluateOrder) and isinstance(answer, EvaluateDone):
-            _check_finite(order.key, answer.losses)
-            return EvaluateReported(
-                EvaluateReport(
-                    key=order.key,
-                    samples=answer.samples,
-                    losses=answer.losses,
-                    skipped=answer.skipped,
-                    skipped_total=answer.skipped_total,
-                    energy=energy,
-                    bytes_up=0,
-                    bytes_down=order.base.size_bytes,
-                )
-            )
-        assert not isinstance(answer, TrainDone | EvaluateDone), "a worker answered with other work"
-        if answer.diverged:
-            raise _Diverged(f"{_name(order.key)}: {answer.reason}")
-        return OrderFailed(order.key, answer.reason, answer.final, energy)
+        event = answer_event(order, outcome, phase_energy(outcome, self._meter))
+        if isinstance(event, TrainReported) and outcome.update is not None:
+            self._updates[event.report.update.sha256] = outcome.update
+        return event
 
     def _record(self, diverged: str) -> Record:
         """As a fleet's, with the hashes its models would have."""
@@ -367,39 +286,6 @@ class _Run:
             self._profile[name] += time.perf_counter() - began_s
 
 
-def _train_report(order: TrainOrder, done: TrainDone, update: BlobRef, energy: tuple[PhaseEnergy, ...]) -> TrainReport:
-    return TrainReport(
-        key=order.key,
-        update=update,
-        samples=done.samples,
-        losses=done.losses,
-        affinity=done.affinity,
-        skipped=done.skipped,
-        skipped_total=done.skipped_total,
-        energy=energy,
-        bytes_up=update.size_bytes,
-        bytes_down=order.base.size_bytes,
-        train_s=done.train_s,
-        loss_weights=done.loss_weights,
-    )
-
-
-def _light_ref(name: object, state: State, value_bytes: int = 4) -> BlobRef:
-    """A reference that names a state without reading it; its size is that of the plain values, uncompressed."""
-    size_bytes = value_bytes * sum(array.size for array in state.values())
-    return BlobRef(hashlib.sha256(repr(name).encode()).hexdigest(), size_bytes, _CHUNK_BYTES, ())
-
-
 def _model_sha256(state: State) -> str:
     """The hash under which an aggregator keeps this model."""
     return hashlib.sha256(encode_tensors(state)).hexdigest()
-
-
-def _check_finite(key: OrderKey, losses: Sequence[TaskLoss]) -> None:
-    wrong = [loss.task for loss in losses if not math.isfinite(loss.loss_sum)]
-    if wrong:
-        raise _Diverged(f"{_name(key)}: the loss of {', '.join(wrong)} is not finite; try a lower learning rate")
-
-
-def _name(key: OrderKey) -> str:
-    return f"{key.agent}, {key.kind} in round {key.round} of split {key.split}"

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import safetensors.numpy
 
-from tools.simulate.driver import Simulation
+from tools.simulate.simulation import Simulation
 
 RECORD, SUMMARY, MODELS = "record.json", "simulation.json", "models"
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from models.tasks import letters
 from tools.job_text import joules
-from tools.simulate.driver import Progress, Simulation
+from tools.simulate.simulation import Progress, Simulation
 
 _WHAT = {
     "train": "training",
