@@ -73,7 +73,10 @@ class DeployFailure(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One job. Times are seconds since the epoch; `train_s` sums over devices; `losses` are final held-out means."""
+    """One job. Times are seconds since the epoch; `train_s` sums over devices; `losses` are final held-out means.
+
+    `diverged`: it failed because training came to what is not finite.
+    """
 
     job: str
     spec: JobSpec
@@ -100,6 +103,7 @@ class Record(msgspec.Struct, frozen=True):
     deploy_failures: tuple[DeployFailure, ...]
     skipped: tuple[str, ...]
     skipped_total: int
+    diverged: bool = False
 
 
 def job_record(state: State, job_id: str, now_s: float) -> Record:
@@ -138,6 +142,7 @@ def job_record(state: State, job_id: str, now_s: float) -> Record:
         ),
         skipped=job.spent.skipped,
         skipped_total=sum(job.spent.skipped_by.values()),
+        diverged=job.diverged,
     )
 
 

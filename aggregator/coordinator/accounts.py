@@ -103,8 +103,8 @@ def _weight_faults(report: TrainReport, settings: TrainSettings, tasks: int) -> 
     expected = tasks if settings.loss_weighting == "gradnorm" else 0
     if len(report.loss_weights) != expected:
         return [f"{len(report.loss_weights)} loss weights, expected {expected}"]
-    if not all(math.isfinite(weight) and weight >= 0 for weight in report.loss_weights):
-        return ["loss weights must be finite and not below zero"]
+    if not all(math.isfinite(weight) and weight > 0 for weight in report.loss_weights):
+        return ["loss weights must be finite and above zero"]
     return []
 
 

@@ -81,12 +81,16 @@ class Deployed(Event, frozen=True):
 
 
 class OrderFailed(Event, frozen=True):
-    """The agent refuses or failed, or its update was refused here. `final`: not to be asked for this again."""
+    """The agent refuses or failed, or its update was refused here. `final`: not to be asked for this again.
+
+    `diverged`: its training came to what is not finite, which is no fault of the agent's.
+    """
 
     key: messages.OrderKey
     reason: str
     final: bool = False
     energy: tuple[messages.PhaseEnergy, ...] = ()
+    diverged: bool = False
 
 
 class SplitBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ from aggregator.coordinator.actions import Dropped, Forget
 from aggregator.coordinator.blobs import live_blobs
 from aggregator.coordinator.events import OrderFailed
 from aggregator.coordinator.fleet import strike, take_order
+from aggregator.coordinator.state import DroppedAgent
 from aggregator.coordinator.turn import Turn
 from models.wire.messages import DeployReport, EvaluateReport, OrderKey, TrainReport
 
@@ -110,17 +111,25 @@ def order_failed(turn: Turn, event: OrderFailed) -> None:
             account_energy(turn, event.key, event.energy)
         return
     account_energy(turn, event.key, event.energy)
-    strike(turn, event.key.agent)
-    lose(turn, event.key, event.reason, final=event.final, answered=True)
+    if not event.diverged:
+        strike(turn, event.key.agent)
+    lose(turn, event.key, event.reason, final=event.final, answered=True, diverged=event.diverged)
 
 
 def lose(
-    turn: Turn, key: OrderKey, reason: str, *, final: bool = False, replace: bool = True, answered: bool = False
+    turn: Turn,
+    key: OrderKey,
+    reason: str,
+    *,
+    final: bool = False,
+    replace: bool = True,
+    answered: bool = False,
+    diverged: bool = False,
 ) -> None:
     """Close an order that came to nothing, and tell those who wait for it."""
     take_order(turn, key, answered=answered)
     if key.kind == "train":
-        rounds.lost(turn, key, reason, final=final, replace=replace)
+        rounds.lost(turn, key, DroppedAgent(key.agent, reason, diverged), final=final, replace=replace)
     elif key.kind == "evaluate":
         evaluations.lost(turn, key, reason, final=final)
     else:

@@ -36,7 +36,10 @@ def progress(turn: Turn, job_id: str, split_id: str) -> str:
         current = split.current or Round(split.round, turn.now_s)
         if not current.started:
             return _start(turn, job, split, current)
-        enough = len(current.contributions) >= quorum(job, clients(job, split))
+        needed = quorum(job, clients(job, split))
+        if sum(entry.diverged for entry in current.dropped) >= needed:
+            return _diverged(turn, job, split, current)
+        enough = len(current.contributions) >= needed
         if enough and (not current.open or _deadline_passed(turn, job, split, current)):
             _close(turn, job_id, split_id)
             return ""
@@ -46,6 +49,13 @@ def progress(turn: Turn, job_id: str, split_id: str) -> str:
             return _gave_up(job, split, current)
         again = msgspec.structs.replace(current, attempt=current.attempt + 1, started=False, deadline_at=None)
         turn.put_split(job_id, msgspec.structs.replace(split, current=again))
+
+
+def _diverged(turn: Turn, job: Job, split: Split, current: Round) -> str:
+    """As many as a round needs say so: further agents would only spend their joules on it."""
+    turn.put_job(msgspec.structs.replace(job, diverged=True))
+    said = [f"{entry.agent}: {entry.reason}" for entry in current.dropped if entry.diverged]
+    return f"round {current.round} of split {split.split} diverged on {len(said)} agents; {'; '.join(said[-5:])}"
 
 
 def clients(job: Job, split: Split) -> int:
@@ -157,15 +167,15 @@ def reported(turn: Turn, report: TrainReport) -> None:
     turn.act(Accumulate(key.job, key.split, key.round, index, model_of(job, split), contribution))
 
 
-def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool, replace: bool) -> None:
+def lost(turn: Turn, key: OrderKey, why: DroppedAgent, *, final: bool, replace: bool) -> None:
     """An order came to nothing: note it and, if asked to, give the work to an agent not yet used in this round."""
     split = turn.split(key.job, key.split)
     if split.current is None or key.agent not in split.current.open:
         return
     if final:
-        entry = Barred(key.agent, "train", reason)
+        entry = Barred(key.agent, "train", why.reason)
         turn.put_split(key.job, msgspec.structs.replace(split, barred=(*split.barred, entry)))
-    _drop(turn, key.job, key.split, DroppedAgent(key.agent, reason))
+    _drop(turn, key.job, key.split, why)
     if replace:
         _replace(turn, key)
 
@@ -193,7 +203,8 @@ def averaged(turn: Turn, job: Job, split: Split, current: Round) -> Split:
     train_losses = mean_losses(current.losses)
     weights = tuple(weight / samples for weight in current.weights)
     references = split.reference_losses
-    if weights and not references and set(train_losses) == set(split.tasks):
+    # A first round without a loss to compare with leaves the references to the round after it.
+    if weights and not references and all(train_losses.get(task, 0.0) > 0 for task in split.tasks):
         references = tuple(train_losses[task] for task in split.tasks)
     done = RoundRecord(
         round=current.round,

@@ -52,10 +52,11 @@ class Agent(msgspec.Struct, frozen=True):
 
 
 class DroppedAgent(msgspec.Struct, frozen=True):
-    """An agent whose order of this round came to nothing, and why."""
+    """An agent whose order of this round came to nothing, and why. `diverged`: its training was not finite."""
 
     agent: str
     reason: str
+    diverged: bool = False
 
 
 class LossSum(msgspec.Struct, frozen=True):
@@ -232,7 +233,10 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One job. `served` is the serial of the last order sent for it, so that the longest unserved goes first."""
+    """One job. `served` is the serial of the last order sent for it, so that the longest unserved goes first.
+
+    `diverged`: it failed because training came to what is not finite.
+    """
 
     job: str
     spec: JobSpec
@@ -249,6 +253,7 @@ class Job(msgspec.Struct, frozen=True):
     decision: Decision | None = None
     deployments: dict[str, Deployment] = {}
     spent: Spent = Spent()
+    diverged: bool = False
 
     @property
     def ended(self) -> bool:

@@ -106,15 +106,15 @@ def test_the_mean_of_loss_weights_counts_samples() -> None:
         event = lab.answer(action)
         if isinstance(event, ev.TrainReported):
             first = event.report.key.agent == "a0"
-            weights = (3.0, 0.0, 0.0) if first else (0.0, 1.0, 2.0)
+            weights = (2.0, 0.5, 0.5) if first else (0.4, 1.0, 1.6)
             report = msgspec.structs.replace(event.report, samples=30 if first else 10, loss_weights=weights)
             return ev.TrainReported(report)
         return event
 
     lab.answers = {"a0": weighing, "a1": weighing}
     (split,) = submitted(lab, "gradnorm", rounds=1).run().record().splits
-    # (30 * 3 + 10 * 0) / 40, (30 * 0 + 10 * 1) / 40, (30 * 0 + 10 * 2) / 40.
-    assert split.rounds[0].loss_weights == pytest.approx(dict(zip(TASKS, (2.25, 0.25, 0.5), strict=True)))
+    # (30 * 2 + 10 * 0.4) / 40, (30 * 0.5 + 10 * 1) / 40, (30 * 0.5 + 10 * 1.6) / 40.
+    assert split.rounds[0].loss_weights == pytest.approx(dict(zip(TASKS, (1.6, 0.625, 0.775), strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_mean_of_loss_weights_counts_samples() -> None:
     [
         ("gradnorm", (), "0 loss weights, expected 3"),
         ("gradnorm", (1.0, float("nan"), 1.0), "loss weights must be finite"),
-        ("gradnorm", (1.0, -0.5, 1.0), "not below zero"),
+        ("gradnorm", (1.0, -0.5, 1.0), "above zero"),
         ("all-in-one", (1.0, 1.0, 1.0), "3 loss weights, expected 0"),
     ],
 )
