@@ -1,18 +1,24 @@
-"""Floating-point operations of one picture through a network: counted as torch does the work, and foretold.
+"""Floating-point operations of one picture through a network: counted as torch does the work, and predicted.
 
-Foretold is what MAS rests on: a shared encoder costs `a` and each head `b`, so n tasks cost a + b n at once and
-(a + b) n one by one. The two ways share nothing but the network: one sums the formula of a convolution over layers, the
-other listens to what torch executes. Both run on torch's meta device, where arrays have shapes and no contents.
+The prediction is what MAS rests on: a shared encoder costs `a` and each head `b`, so n tasks cost a + b n at once and
+(a + b) n one by one. It sums the formula of a convolution over layers; the count listens to what torch executes for
+each part, the encoder and every head, forwards and backwards. Independent are thus the layers' formula against torch's
+figures, and "a backward is two forwards" against backwards that were executed. Shared are the network, which kinds of
+work count, how often a training step, a lookahead and GradNorm go through each part (`_total`), and that parts add up;
+that real steps do just this is for tests to say. A depthwise convolution's backward is counted by our own formula,
+since torch's leaves out that it joins no two channels. All is on torch's meta device: arrays with shapes and no
+contents.
 
 A multiplication with its addition counts as 2. Only convolutions and matrix products count: BatchNorm, ReLU, pooling,
-losses and the optimizer do not, though they take time too. For the networks built in, what is foretold is within 3 %
-of what is counted: a backward gives the picture itself no gradient, so a training step is 2.92 (pi) to 3.00 forwards.
+losses, the optimizer, and FedProx's pull on each weight do not, though they take time too. For the networks built in,
+what is predicted is within 3 % of what is counted: a backward gives the picture itself no gradient, so a training step
+is 2.92 (pi) to 3.00 forwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any
@@ -25,94 +31,155 @@ from models.networks import NETWORKS, MultiTaskNet, NetworkParts, build_network
 
 #: BatchNorm cannot train on a single value for each channel, which is what one small picture may leave.
 _BATCH = 2
+_ENCODER = "encoder"
+_Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass(frozen=True, slots=True)
 class SampleFlops:
-    """Operations for one picture: a training step, an evaluation, and a lookahead of the affinity probe.
+    """Operations for one picture: a training step, an evaluation, a lookahead of the affinity probe, and GradNorm.
 
     The lookahead stands within the training step of its batch and comes on top of it: for n tasks, n - 1 backwards
-    through the encoder and n forwards. (In bfloat16 the trainer does n backwards.)
+    through the encoder and n forwards. (In bfloat16 the trainer does n backwards.) GradNorm comes on top of each step
+    whose losses it weights: for each task the gradient of the encoder's last weights.
     """
 
     train: float
     evaluate: float
     probe: float
+    gradnorm: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Operations of one picture in the encoder or a head; `last`: of the gradient of its last layer's weights alone."""
+
+    forward: float
+    backward: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One network at one size: by part what was counted, the multiply-accumulates, and those of the last layer."""
+
+    counted: dict[str, _Part] = field(default_factory=dict)
+    macs: dict[str, int] = field(default_factory=dict)
+    last_macs: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class FlopTable:
+    """Counts and predictions of many task sets; each part of a network is built and looked at once."""
+
+    networks: Mapping[str, NetworkParts] = field(default_factory=lambda: NETWORKS)
+    _seen: dict[tuple[str, int], _Seen] = field(default_factory=dict)
+
+    def count(self, network: str, tasks: Sequence[str], size: int) -> SampleFlops:
+        """What torch does for a picture of `size` x `size`. Raises as `build_network` does."""
+        return _total(self._look(network, tasks, size).counted, tasks)
+
+    def predict(self, network: str, tasks: Sequence[str], size: int) -> SampleFlops:
+        """The same from a + b n: the MACs of the encoder (a) and of a head (b, the mean of the tasks' heads).
+
+        A backward is taken for two forwards, so training is three. Layers are those of torch's own classes; whatever
+        else a network computes is not predicted. Raises as `build_network` does.
+        """
+        seen = self._look(network, tasks, size)
+        parts = {name: _Part(2 * macs, 4 * macs, 2 * seen.last_macs[name]) for name, macs in seen.macs.items()}
+        return _total(parts, tasks)
+
+    def macs(self, network: str, tasks: Sequence[str], size: int) -> dict[str, int]:
+        """Multiply-accumulates of one picture's forward in the "encoder" and in the head of each task, by name."""
+        seen = self._look(network, tasks, size)
+        return {name: seen.macs[name] for name in (_ENCODER, *tasks)}
+
+    def _look(self, network: str, tasks: Sequence[str], size: int) -> _Seen:
+        seen = self._seen.setdefault((network, size), _Seen())
+        missing = [task for task in tasks if task not in seen.counted]
+        if missing or not tasks:
+            with torch.device("meta"):
+                net = build_network(network, missing, size, seed=0, networks=self.networks).train()
+                rgb = torch.zeros(_BATCH, 3, size, size)
+            features = _look_at(seen, _ENCODER, net.encoder, partial(_represent, net, rgb), None)
+            for task in missing:
+                leaf = features.detach().requires_grad_()
+                _look_at(seen, task, net.heads[task], partial(net.heads[task], leaf), leaf)
+        return seen
 
 
 def count_flops(
     network: str, tasks: Sequence[str], size: int, networks: Mapping[str, NetworkParts] = NETWORKS
 ) -> SampleFlops:
-    """Count what torch does for a picture of `size` x `size`, per picture. Raises as `build_network` does."""
-    net = _weightless(network, tasks, size, networks).train()
-    rgb = torch.zeros(_BATCH, 3, size, size, device="meta")
-    encoder = list(net.encoder.parameters())
-
-    def train() -> None:
-        torch.stack([value.sum() for value in net(rgb).values()]).sum().backward()  # type: ignore[no-untyped-call]
-
-    def evaluate() -> None:
-        with torch.no_grad():
-            net(rgb)
-
-    def to_encoder() -> None:
-        torch.autograd.grad(features, encoder, torch.empty_like(features), allow_unused=True)
-
-    features = net.represent(rgb)
-    trained, forward, backward = (_counted(work) / _BATCH for work in (train, evaluate, to_encoder))
-    n = len(tasks)
-    return SampleFlops(train=trained, evaluate=forward, probe=n * forward + (n - 1) * backward)
+    """`FlopTable.count` of one task set."""
+    return FlopTable(networks).count(network, tasks, size)
 
 
 def predict_flops(
     network: str, tasks: Sequence[str], size: int, networks: Mapping[str, NetworkParts] = NETWORKS
 ) -> SampleFlops:
-    """Foretell the same from a + b n: the MACs of the encoder (a) and of a head (b, the mean of the tasks' heads).
-
-    A backward is taken for two forwards, so training is three. Layers are those of torch's own classes; whatever else a
-    network computes is not foreseen. Raises as `build_network` does.
-    """
-    macs = layer_macs(network, tasks, size, networks)
-    n = len(tasks)
-    a = macs["encoder"]
-    b = sum(macs[task] for task in tasks) / n
-    forward = a + b * n
-    probe = n * forward + (n - 1) * 2 * a
-    return SampleFlops(train=2 * 3 * forward, evaluate=2 * forward, probe=2 * probe)
+    """`FlopTable.predict` of one task set."""
+    return FlopTable(networks).predict(network, tasks, size)
 
 
 def layer_macs(
     network: str, tasks: Sequence[str], size: int, networks: Mapping[str, NetworkParts] = NETWORKS
 ) -> dict[str, int]:
-    """Multiply-accumulates of one picture's forward in the "encoder" and in the head of each task, by name."""
-    net = _weightless(network, tasks, size, networks).eval()
-    macs = {"encoder": 0, **dict.fromkeys(tasks, 0)}
-    for part, module in (("encoder", net.encoder), *net.heads.items()):
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-                layer.register_forward_hook(partial(_add_macs, macs, part))
-    with torch.no_grad():
-        net(torch.zeros(1, 3, size, size, device="meta"))
-    return macs
+    """`FlopTable.macs` of one task set."""
+    return FlopTable(networks).macs(network, tasks, size)
 
 
-def _weightless(network: str, tasks: Sequence[str], size: int, networks: Mapping[str, NetworkParts]) -> MultiTaskNet:
-    return build_network(network, tasks, size, seed=0, networks=networks).to("meta")
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, with the backward of depthwise convolutions put right."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
 
 
-def _counted(work: Callable[[], None]) -> int:
-    # torch's own formula for a weight's gradient leaves out that a depthwise convolution joins no two channels.
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
-    with counter:
-        work()
+def _total(parts: Mapping[str, _Part], tasks: Sequence[str]) -> SampleFlops:
+    """How often a picture goes through each part, for n tasks."""
+    n, encoder, heads = len(tasks), parts[_ENCODER], [parts[task] for task in tasks]
+    forward = encoder.forward + sum(head.forward for head in heads)
+    return SampleFlops(
+        train=forward + encoder.backward + sum(head.backward for head in heads),
+        evaluate=forward,
+        probe=n * forward + (n - 1) * encoder.backward,
+        gradnorm=n * encoder.last,
+    )
+
+
+def _represent(net: MultiTaskNet, rgb: Tensor) -> Tensor:
+    return net.represent(rgb)
+
+
+def _look_at(seen: _Seen, name: str, module: nn.Module, work: Callable[[], Tensor], leaf: Tensor | None) -> Tensor:
+    """Run a part once, forwards and backwards; what it gives for `leaf` (None: for a picture, which has no gradient)."""
+    ran: list[tuple[_Layer, int]] = []
+    layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
+    hooks = [layer.register_forward_hook(partial(_note, ran)) for layer in layers]
+    with flop_counter() as forward:
+        output = work()
+    for hook in hooks:
+        hook.remove()
+    wanted = [*module.parameters(), *([] if leaf is None else [leaf])]
+    backward = _gradients(output, wanted)
+    last = _gradients(output, [ran[-1][0].weight]) if ran else 0
+    seen.counted[name] = _Part(forward.get_total_flops() / _BATCH, backward / _BATCH, last / _BATCH)
+    seen.macs[name] = sum(macs for _, macs in ran)
+    seen.last_macs[name] = ran[-1][1] if ran else 0
+    return output
+
+
+def _gradients(output: Tensor, wanted: Sequence[Tensor]) -> int:
+    with flop_counter() as counter:
+        torch.autograd.grad(output, wanted, torch.empty_like(output), retain_graph=True, allow_unused=True)
     return counter.get_total_flops()
 
 
-def _add_macs(macs: dict[str, int], part: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+def _note(ran: list[tuple[_Layer, int]], layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
     """Every weight works once at each position: of the output, or of a transposed convolution's input."""
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+    assert isinstance(layer, _LAYERS)
     positions = inputs[0].shape[2:] if isinstance(layer, nn.ConvTranspose2d) else output.shape[2:]
-    macs[part] += prod(positions) * layer.weight.numel()
+    ran.append((layer, prod(positions) * layer.weight.numel()))
 
 
 def _backward_flops(output_gradient: Any, inputs: Any, weight: Any, *rest: Any, **_: Any) -> int:

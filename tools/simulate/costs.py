@@ -1,11 +1,14 @@
-"""Floating-point operations of the works really done: pictures counted, times what one picture takes."""
+"""Floating-point operations of works: pictures that were really gone through, times what one picture takes.
+
+What one takes is counted once, by torch, in a step of the same network and tasks; see `models.networks.flops`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from models.networks.flops import count_flops
+from models.networks.flops import FlopTable
 from models.wire.messages import EvaluateOrder, TrainOrder
 from tools.simulate.worker import Outcome
 
@@ -19,6 +22,7 @@ class FlopMeter:
     _trained: Counter[_Kind] = field(default_factory=Counter)
     _probed: Counter[_Kind] = field(default_factory=Counter)
     _evaluated: Counter[_Kind] = field(default_factory=Counter)
+    _weighted: Counter[_Kind] = field(default_factory=Counter)
 
     def add(self, order: TrainOrder | EvaluateOrder, outcome: Outcome) -> None:
         """Count one work, whether anything came of it or not."""
@@ -28,13 +32,16 @@ class FlopMeter:
         else:
             self._trained[kind] += outcome.images
             self._probed[kind] += outcome.probed
+            if order.settings.loss_weighting == "gradnorm":
+                self._weighted[kind] += outcome.images
 
     def total(self) -> dict[str, float]:
-        """Operations by train (without probes), affinity, evaluate."""
-        flops = {"train": 0.0, "affinity": 0.0, "evaluate": 0.0}
+        """Operations by train (without what follows), affinity (probes), weighting (GradNorm's gradients), evaluate."""
+        flops, table = {"train": 0.0, "affinity": 0.0, "weighting": 0.0, "evaluate": 0.0}, FlopTable()
         for kind in {*self._trained, *self._evaluated}:
-            image = count_flops(*kind)
+            image = table.count(*kind)
             flops["train"] += image.train * self._trained[kind]
             flops["affinity"] += image.probe * self._probed[kind]
+            flops["weighting"] += image.gradnorm * self._weighted[kind]
             flops["evaluate"] += image.evaluate * self._evaluated[kind]
         return flops
