@@ -152,7 +152,9 @@ def _represent(net: MultiTaskNet, rgb: Tensor) -> Tensor:
 
 
 def _look_at(seen: _Seen, name: str, module: nn.Module, work: Callable[[], Tensor], leaf: Tensor | None) -> Tensor:
-    """Run a part once, forwards and backwards; what it gives for `leaf` (None: for a picture, which has no gradient)."""
+    """Run a part once, forwards and backwards; its output. `leaf`: its input, None for a picture, whose gradient nobody
+    wants.
+    """
     ran: list[tuple[_Layer, int]] = []
     layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
     hooks = [layer.register_forward_hook(partial(_note, ran)) for layer in layers]
@@ -172,7 +174,7 @@ def _look_at(seen: _Seen, name: str, module: nn.Module, work: Callable[[], Tenso
 def _gradients(output: Tensor, wanted: Sequence[Tensor]) -> int:
     with flop_counter() as counter:
         torch.autograd.grad(output, wanted, torch.empty_like(output), retain_graph=True, allow_unused=True)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _note(ran: list[tuple[_Layer, int]], layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

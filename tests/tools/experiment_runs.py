@@ -114,7 +114,7 @@ def run(plan: Plan, seed: int, clients: Sequence[str] = CLIENTS) -> Run:
         versions={"mas-edge": "0.1.0", "python": "3.11.2", "torch": "2.9.0"}, machine="made-up machine, 2 cores",
         command=f"mas experiment run made-up.toml --row {plan.row} --seed {seed}", state="done", reason="",
         record=record, flops=flops,
-        predicted_flops=Flops(flops.train * 0.97, flops.affinity * 1.02, flops.evaluate),
+        predicted_flops=Flops(flops.train * 0.97, flops.affinity * 1.02, flops.evaluate, 0.0),
         energy=Joules(record.energy_j, "estimated", "cpu-time x 4 W per core"), bytes_up=7_000_000,
         bytes_down=8_000_000, wall_s=flops.total / 4e9, cpu_s=flops.total / 2e9,
         profile={"train": flops.train / 4e9}, started_at=1.7e9,
@@ -133,9 +133,12 @@ def simple(scheme: str, seed: int, loss: float, flops: float, k: int = 2, row: s
     groups = changes.pop("groups", ((TASKS[0],), TASKS[1:]))
     name = row or (f"{scheme}-{k}" if scheme in ("mas", "tag", "hoa", "split-from-scratch", "random-split") else scheme)
     made = run(Plan(name, scheme, 0.0, max(k, 1), groups, scheme == "mas", tuple(changes.items())), seed)
-    record = msgspec.structs.replace(made.record, total_loss=loss) if made.record else None
-    spent = Flops(flops, 0.0, 1.0)
-    return msgspec.structs.replace(made, record=record, flops=spent, predicted_flops=Flops(flops * 1.02, 0.0, 1.0))
+    assert made.record is not None
+    energy = EnergyRecord("all", "train", flops * 4, "estimated", flops, flops, "cpu-time x 4 W per core", "cpu", "")
+    phases = {"train": PhaseJoules(energy.energy_j, "estimated")}
+    record = msgspec.structs.replace(made.record, total_loss=loss, energy=(energy,), energy_by_phase=phases)
+    spent = Flops(flops, 0.0, 1.0, 0.0)
+    return msgspec.structs.replace(made, record=record, flops=spent, predicted_flops=Flops(flops * 1.02, 0.0, 1.0, 0.0))
 
 
 def grid(seeds: Iterable[int] = SEEDS, rows: Iterable[Plan] | None = None) -> list[Run]:
@@ -201,7 +204,7 @@ def _split(
 def _flops(splits: Sequence[SplitRecord]) -> Flops:
     train = sum(len(split.rounds) * 384 * 3 * (_A + _B * len(split.tasks)) for split in splits)
     probed = sum(len(done.affinities) * 6 * 16 * 6 * _A for split in splits for done in split.rounds)
-    return Flops(train, probed, train * 0.1)
+    return Flops(train, probed, train * 0.1, 0.0)
 
 
 def _record(

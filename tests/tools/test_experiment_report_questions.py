@@ -56,7 +56,7 @@ def test_it_holds_where_all_is_as_published(rule: Callable[[Bench], Answer]) -> 
 def test_it_does_not_hold_where_all_is_the_other_way_round(rule: Callable[[Bench], Answer]) -> None:
     answer = rule(bench(UNLIKE_THE_PAPER))
     assert answer.verdict == "does not hold"
-    assert answer.reason.startswith("0 of 3 claims hold beyond the seeds’ interval; refuted: ")
+    assert answer.reason.startswith("0 of 3 claims hold by their rule; refuted: ")
 
 
 def test_the_order_of_costs_is_refuted_step_by_step() -> None:
@@ -146,6 +146,15 @@ def test_controls_are_shown_and_not_counted() -> None:
     }
 
 
+def test_all_draws_of_a_random_split_are_one_control() -> None:
+    rows: list[tuple[Any, ...]] = [("mas", 2, 1.9, 5.0)]
+    rows += [("random-split", 2, loss, 5.0, {"row": f"random-2-{loss}"}) for loss in (1.5, 2.7)]
+    claim = next(c for c in initialisation(bench(rows)).claims if c.text.startswith("random split"))
+    assert claim.text == "random split (mean of 2 draws), merged weights > MAS-2"
+    assert claim.estimate is not None
+    assert claim.estimate.mean == pytest.approx(0.2, abs=0.005)  # 2.1 - 1.9; the first draw alone is below
+
+
 def every_group(sign: float) -> Bench:
     """The made-up every-group runs; with a negative sign the score prefers what is worst."""
     runs = []
@@ -195,6 +204,8 @@ def test_clients_and_rounds_that_agree_and_that_do_not() -> None:
     assert agreed.claims[0].note == "18 of 18 choose the very same split"
     assert apart.claims[0].note == "3 of 18 choose the very same split"
     assert apart.figures["seeds"]["0"]["early_late_same"] is False
+    assert "asked was MAS-2, for splits into 2 groups" in agreed.reason
+    assert (agreed.figures["row"], agreed.figures["groups"]) == ("mas-2", 2)
 
 
 def swept(worse: bool) -> Bench:
@@ -260,7 +271,7 @@ def test_agreement_needs_half_an_index_beyond_chance() -> None:
 def test_a_reason_names_what_failed_and_not_too_much_of_it() -> None:
     claims = [Claim(f"c{index}", "unclear", None) for index in range(6)] + [Claim("ok", "yes", None)]
     parts = explain(claims, "a remark").split("; ")
-    assert parts[0] == "1 of 7 claims hold beyond the seeds’ interval"
+    assert parts[0] == "1 of 7 claims hold by their rule"
     assert parts[1:] == ["not separated by the seeds: c0, c1, c2, c3 and 2 more", "a remark."]
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from aggregator.record import AffinityRecord, SplitRecord
+from aggregator.splitting import split_tasks
 from tools.experiment.report.agreement import Window, agreement, mean_of, probed_row, probes, windows
 from tools.experiment.report.partitions import (
     Ranking,
@@ -174,6 +175,49 @@ def test_batches_weigh_the_mean() -> None:
     assert found is not None
     assert found[0][1] == pytest.approx((first.sums[0][1] + 3 * second.sums[0][1]) / 24)
     assert mean_of([]) is None
+
+
+def friendly(affinity: str) -> Run:
+    """A run in which every task helps every other, the first source a hundred times as much as the rest."""
+    run = made.run(next(plan for plan in made.plans() if plan.row == "mas-2"), 0)
+    assert run.record is not None
+    count = range(len(made.TASKS))
+    sums = tuple(tuple((100.0 if i == 0 else 1.0) * (1.0 if i == j else 0.5) for j in count) for i in count)
+    merged = run.record.splits[0]
+    rounds = tuple(
+        msgspec.structs.replace(r, affinities=tuple(msgspec.structs.replace(a, sums=sums) for a in r.affinities))
+        for r in merged.rounds
+    )
+    splits = (msgspec.structs.replace(merged, rounds=rounds), *run.record.splits[1:])
+    spec = msgspec.structs.replace(run.spec, options={"affinity": affinity})
+    return msgspec.structs.replace(run, spec=spec, record=msgspec.structs.replace(run.record, splits=splits))
+
+
+def test_agreement_is_asked_of_two_groups_at_least_where_one_would_score_best() -> None:
+    found = agreement(friendly("raw"), 3)
+    assert found is not None
+    assert len(found.pooled) == found.groups == 3
+    least = agreement(friendly("raw"), 1)
+    assert least is not None
+    assert len(least.pooled) == least.groups == 2
+
+
+def test_agreement_splits_by_the_affinity_that_the_run_splits_by() -> None:
+    raw, own = agreement(friendly("raw"), 2), agreement(friendly("self"), 2)
+    assert raw is not None
+    assert own is not None
+    assert raw.pooled != own.pooled
+
+
+def test_equal_scores_are_chosen_among_without_a_look_at_losses() -> None:
+    """All score 0: MAS takes s|dn, the first by its rule, whichever has the lowest loss."""
+    flat = ((0.0,) * 3,) * 3
+    for best in ("sd", "sn", "dn"):
+        losses = {"s": 1.0, "d": 1.0, "n": 1.0, "sd": 2.0, "sn": 2.0, "dn": 2.0} | {best: 1.0}
+        found = ranking(benches([by_hand(0, losses, flat)])[0])
+        assert found is not None
+        chosen = found.partitions[standing(found, 2, 0).chosen]
+        assert chosen == split_tasks(THREE, flat, 2, exactly=True).splits
 
 
 def test_a_run_without_probes_has_nothing_to_compare() -> None:

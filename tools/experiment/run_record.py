@@ -1,15 +1,12 @@
 """What one run of an experiment leaves behind, and how it gets to disk whole or not at all.
 
-<experiment>/runs/<row>-seed<k>/predicted.json   the cost foreseen, written before anything is trained
+<experiment>/runs/<row>-seed<k>/predicted.json   the predicted cost, written before anything is trained
 <experiment>/runs/<row>-seed<k>/run.json         everything about the run, written as its process's last act
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,6 +15,7 @@ import msgspec
 from aggregator.record import Record
 from models.wire.job import JobSpec
 from models.wire.messages import EnergyState
+from tools.whole import write_whole
 
 FORMAT = 1
 RUN_FILE = "run.json"
@@ -34,20 +32,30 @@ class RunRecordError(ValueError):
 
 
 class Flops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Floating-point operations over all devices (a multiply-accumulate is two); training without its probes."""
+    """Floating-point operations over all devices (a multiply-accumulate is two).
+
+    `train` is without `affinity`, the probes, and without `weighting`, GradNorm's gradients: 0 where there were none,
+    None in records of versions that left them out.
+    """
 
     train: float = 0.0
     affinity: float = 0.0
     evaluate: float = 0.0
+    weighting: float | None = None
 
     @property
     def total(self) -> float:
-        """All three together."""
-        return self.train + self.affinity + self.evaluate
+        """All that is known, together."""
+        return self.work + self.evaluate
+
+    @property
+    def work(self) -> float:
+        """What the method costs: everything but evaluation."""
+        return self.train + self.affinity + (self.weighting or 0.0)
 
 
 class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cost foreseen from a + b*n; `assumed` says what was taken for groups that only the data decide."""
+    """The cost from a + b*n; `assumed` says what was taken for groups that only the data decide."""
 
     flops: Flops
     assumed: str
@@ -90,7 +98,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `settings` are the row's own, by dotted key, as far as they differ from the experiment's base; `command` repeats
     this run alone. `wall_s` and `cpu_s` are seconds of the training, `profile` seconds by kind of work. `record` is
-    None when nothing was trained. Times of day are seconds since the epoch.
+    None when nothing was trained. Times of day are seconds since the epoch. `threads` and `watts_per_core` are None in
+    records of versions that did not keep them.
     """
 
     format: int
@@ -120,6 +129,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_s: float
     profile: dict[str, float]
     started_at: float
+    threads: int | None = None
+    watts_per_core: float | None = None
 
 
 def run_folder(out: Path, row: str, seed: int) -> Path:
@@ -129,19 +140,7 @@ def run_folder(out: Path, row: str, seed: int) -> Path:
 
 def write_json(path: Path, value: msgspec.Struct) -> None:
     """Write `value` so that `path` holds all of it or what it held before, even if the power goes. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    _sync_folder(path.parent)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=1))
 
 
 def write_run(out: Path, run: Run) -> Path:
@@ -171,11 +170,3 @@ def read_runs(out: Path) -> Iterator[Run]:
     """Every run that has ended, in the order of their folders' names. Raises RunRecordError."""
     for path in sorted((out / RUNS_FOLDER).glob(f"*/{RUN_FILE}")):
         yield read_run(path)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

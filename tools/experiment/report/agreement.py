@@ -1,7 +1,8 @@
 """Whether the split is the same whoever and whenever it is asked of (Q6).
 
 Each client's affinity sums of each probed round are in the record. Added up over any choice of clients and rounds they
-give a matrix, and the matrix a split, by the rule that MAS itself uses; splits are compared by the Rand index.
+give a matrix, and the matrix a split, by the rule that MAS itself uses, into exactly as many groups as the run's
+settings name: a split into one group would agree with everyone's. Splits are compared by the Rand index.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from aggregator.affinity import Matrix, by_self_affinity
+from aggregator.schemes.plans import split_options
 from aggregator.splitting import split_tasks
 from tools.experiment.report.rows import Bench, Groups, Row
 from tools.experiment.report.stats import adjusted_rand, rand_index, same_partition, spearman
 from tools.experiment.run_record import Run
-
-Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,11 @@ def windows(rounds: Sequence[int]) -> tuple[Window, ...]:
 
 
 def agreement(run: Run, groups: int) -> Agreement | None:
-    """The comparison for one run, splitting into at most `groups`; None where fewer than two rounds were probed."""
+    """The comparison for one run, splitting into exactly `groups`; None where fewer than two rounds were probed.
+
+    Into at least two, since all would agree on one group; affinities are scaled as the run's own options say.
+    """
+    groups = min(max(2, groups), len(run.spec.tasks))
     found = probes(run)
     rounds = sorted({probe.round for probe in found})
     whole = mean_of(found)
@@ -126,7 +131,8 @@ def agreement(run: Run, groups: int) -> Agreement | None:
         return None
 
     def split_of(matrix: Matrix) -> Groups:
-        return split_tasks(run.spec.tasks, matrix, groups).splits
+        scaled = by_self_affinity(matrix) if split_options(run.spec).affinity == "self" else matrix
+        return split_tasks(run.spec.tasks, scaled, groups, exactly=True).splits
 
     pooled = split_of(whole)
     clients, spans = tuple(sorted({probe.agent for probe in found})), windows(rounds)

@@ -76,7 +76,7 @@ def explain(claims: Sequence[Claim], remark: str = "") -> str:
     kinds: dict[Outcome, list[str]] = {"yes": [], "no": [], "unclear": [], "missing": []}
     for claim in claims:
         kinds[claim.outcome].append(claim.text)
-    parts = [f"{len(kinds['yes'])} of {len(claims)} claims hold beyond the seeds’ interval"]
+    parts = [f"{len(kinds['yes'])} of {len(claims)} claims hold by their rule"]
     if kinds["no"]:
         parts.append(f"refuted: {_listed(kinds['no'])}")
     if kinds["unclear"]:

@@ -1,6 +1,7 @@
 """What a row cost, in several currencies, and as a share of one-by-one's.
 
-Evaluation on held-out pictures is the experimenter's cost and is left out everywhere; MAS's lookahead is in.
+Evaluation on held-out pictures is the experimenter's cost and is left out everywhere; MAS's lookahead and GradNorm's
+gradients are in.
 """
 
 from __future__ import annotations
@@ -23,26 +24,47 @@ class Currency:
     local: bool = False
 
 
+#: What the FLOPs and joules of a run contain, for whoever reads them without the code.
+FLOPS_ARE = (
+    "floating-point operations of training, lookahead and GradNorm’s gradients (a multiply-accumulate is two); "
+    "evaluation is left out, and so is what is neither convolution nor matrix product, FedProx’s pull on the weights "
+    "included"
+)
+COUNTED_ARE = (
+    "pictures really gone through (simulation) or reported (fleet), times what torch’s counter says one picture takes "
+    "in a real step of that network and task set; depthwise convolutions’ weight gradients by our own formula"
+)
+JOULES_ARE = (
+    "joules of all phases but evaluation, unknown unless every one of them is; an estimate is CPU time times watts of "
+    "a core"
+)
+
+
 def _work(flops: Flops | None) -> float | None:
-    spent = 0.0 if flops is None else flops.train + flops.affinity
-    return spent or None
+    return (0.0 if flops is None else flops.work) or None
 
 
 def predicted_flops(run: Run) -> float | None:
-    """Floating-point operations of training and lookahead foreseen before the run, from a + b*n."""
+    """Floating-point operations of training and lookahead predicted before the run, from a + b*n."""
     return _work(run.predicted_flops)
 
 
 def counted_flops(run: Run) -> float | None:
-    """Floating-point operations of training and lookahead really done, by torch's counter."""
+    """Floating-point operations of training and lookahead: pictures gone through times torch's count of one."""
     return _work(run.flops)
 
 
 def energy_j(run: Run) -> float | None:
-    """Joules of everything but evaluation; where the record names no phases, joules of the whole run."""
+    """Joules of everything but evaluation, None unless those of every phase are known.
+
+    Where the record names no phases, joules of the whole run.
+    """
     phases = {} if run.record is None else run.record.energy_by_phase
-    known = [part.energy_j for phase, part in phases.items() if phase != "evaluate" and part.energy_j is not None]
-    return sum(known) if known else run.energy.energy_j
+    if not phases:
+        return run.energy.energy_j
+    parts = [part.energy_j for phase, part in phases.items() if phase != "evaluate"]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known and len(known) == len(parts) else None
 
 
 def cpu_s(run: Run) -> float | None:
@@ -65,25 +87,33 @@ def ratio_to_one_by_one(bench: Bench, row: Row, currency: Currency) -> Interval 
         return None
     ours, theirs = row.by_seed(currency.of), base.by_seed(currency.of)
     if currency.local:
-        ours = {seed: cost for seed, cost in ours.items() if seed in theirs and _place(row, seed) == _place(base, seed)}
+        ours = {seed: cost for seed, cost in ours.items() if seed in theirs and _alike(row, base, seed)}
     return paired_ratio(ours, theirs)
 
 
-def _place(row: Row, seed: int) -> tuple[str, str, str]:
-    run = row.done[seed]
-    return run.machine, run.device, run.precision
+def _alike(row: Row, base: Row, seed: int) -> bool:
+    return _place(row.done[seed]) == _place(base.done[seed])
 
 
-def prediction_errors(bench: Bench, row: Row) -> dict[int, float]:
-    """Predicted over counted ratio to one-by-one, less one, by seed where all four figures are known."""
+def _place(run: Run) -> tuple[str, str, str, int | None, str]:
+    """What joules and seconds depend on beside the work: where it was done, how, and by what they were metered."""
+    return run.machine, run.device, run.precision, run.threads, run.energy.source
+
+
+def prediction_errors(bench: Bench, row: Row, measured: Currency = COUNTED) -> dict[int, float]:
+    """Predicted over measured ratio to one-by-one, less one, by seed where all four figures are known.
+
+    Of a local currency only seeds of one machine and set-up count.
+    """
     base = bench.row("one-by-one")
-    ours, theirs = _both(row), {} if base is None else _both(base)
+    ours, theirs = _both(row, measured), {} if base is None else _both(base, measured)
     return {
         seed: (ours[seed][0] / theirs[seed][0]) / (ours[seed][1] / theirs[seed][1]) - 1
         for seed in sorted(ours.keys() & theirs.keys())
+        if base is not None and (not measured.local or _alike(row, base, seed))
     }
 
 
-def _both(row: Row) -> Mapping[int, tuple[float, float]]:
-    foreseen, counted = row.by_seed(predicted_flops), row.by_seed(counted_flops)
-    return {seed: (foreseen[seed], counted[seed]) for seed in foreseen.keys() & counted.keys()}
+def _both(row: Row, measured: Currency) -> Mapping[int, tuple[float, float]]:
+    predicted, spent = row.by_seed(predicted_flops), row.by_seed(measured.of)
+    return {seed: (predicted[seed], spent[seed]) for seed in predicted.keys() & spent.keys()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.wire.messages import EnergyState
@@ -16,6 +16,7 @@ from tools.experiment.report.published import PUBLISHED, Published, published
 from tools.experiment.report.questions_split import agreements, answers
 from tools.experiment.report.rows import Bench, Row, benches, final_groups, short_groups
 from tools.experiment.report.stats import Interval, interval, paired
+from tools.experiment.report.weighting import completed
 from tools.experiment.run_record import Run, read_runs, run_folder
 from tools.experiment.spec import load_experiment
 
@@ -30,7 +31,7 @@ class NothingToReportError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class RowFigures:
     """A row of the table. `ratios` are costs over one-by-one's by currency, `gain` its loss less one-by-one's."""
 
     row: Row
@@ -56,7 +57,7 @@ class Section:
     """One bench with everything that is shown of it."""
 
     bench: Bench
-    lines: tuple[Line, ...]
+    lines: tuple[RowFigures, ...]
     answers: tuple[Answer, ...]
     ranked: Ranking | None
     agreements: tuple[Agreement, ...]
@@ -68,13 +69,18 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The whole report; the first section is the one that most runs belong to. `missing` lists what did not run."""
+    """The whole report; the first section is the one that most runs belong to. `missing` lists what did not run.
+
+    `notes` say what a reader must know of the records, `chosen` how the settings were chosen, in the file's words.
+    """
 
     name: str
     runs: tuple[Run, ...]
     sections: tuple[Section, ...]
     stopped: tuple[Run, ...]
     missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    chosen: str = ""
 
 
 def read_document(folder: Path) -> Document:
@@ -82,11 +88,11 @@ def read_document(folder: Path) -> Document:
 
     Raises NothingToReportError without a finished run, RunRecordError for a record that cannot be read.
     """
-    runs = tuple(read_runs(folder))
+    runs, notes = completed(tuple(read_runs(folder)))
     if not runs:
         raise NothingToReportError(f"{folder} holds no finished run; start it with `mas experiment run` first")
     missing = [*_unfinished(folder), *_unrun(runs)]
-    return document(runs, missing)
+    return replace(document(runs, missing), notes=notes, chosen=_note(folder))
 
 
 def document(runs: Sequence[Run], missing: Sequence[str] = ()) -> Document:
@@ -111,10 +117,10 @@ def _section(bench: Bench) -> Section:
     )
 
 
-def _line(bench: Bench, row: Row) -> Line:
+def _line(bench: Bench, row: Row) -> RowFigures:
     base = bench.row("one-by-one")
     done = list(row.done.values())
-    return Line(
+    return RowFigures(
         row=row,
         loss=interval(list(row.losses.values())),
         gain=None if base is None or row is base else paired(row.losses, base.losses),
@@ -144,6 +150,11 @@ def _groups(runs: Sequence[Run]) -> str:
         found[told] = found.get(told, 0) + 1
     shown = [told if len(found) == 1 else f"{told} ({count})" for told, count in found.items()]
     return ", ".join(shown[:_LISTED]) + (f", {len(shown) - _LISTED} more" if len(shown) > _LISTED else "")
+
+
+def _note(folder: Path) -> str:
+    path = folder / SPEC_COPY
+    return load_experiment(path)[0].spec.note if path.exists() else ""
 
 
 def _unfinished(folder: Path) -> Iterator[str]:

@@ -55,12 +55,14 @@ def facts(document: Document) -> list[tuple[str, str]]:
         ("data", _each(runs, lambda run: _data(run.data))),
         ("held out", _each(runs, lambda run: _held_out(run.data))),
         ("settings", _settings(section)),
+        *([("how they were chosen", document.chosen)] if document.chosen else []),
         ("network", _each(runs, lambda run: f"{run.spec.network}, pictures of {run.spec.size} x {run.spec.size}")),
         ("device", _each(runs, lambda run: f"{run.device}, {run.precision}, {run.mode}")),
         ("machine", _each(runs, lambda run: run.machine)),
         ("versions", _versions(runs)),
         ("energy", _each([run for run in runs if run.state == "done"], _energy) or words.DASH),
         ("run", _span(runs)),
+        *([("FLOPs", "; ".join(document.notes))] if document.notes else []),
     ]
 
 

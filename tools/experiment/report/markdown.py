@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tools.experiment.report.claims import Answer
 from tools.experiment.report.costs import CURRENCIES
-from tools.experiment.report.document import Document, Line, Section
+from tools.experiment.report.document import Document, RowFigures, Section
 from tools.experiment.report.facts import facts, headline
 from tools.experiment.report.figures import OUTCOMES, estimate, plain_number, share, with_half
 from tools.experiment.report.partitions import standing
@@ -88,7 +88,7 @@ def _results(section: Section) -> list[str]:
     ]
 
 
-def _result(line: Line) -> list[str]:
+def _result(line: RowFigures) -> list[str]:
     known = line.published
     return [
         escape(line.row.label),

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from tools.experiment.report import figures, plots, strips, tiles
 from tools.experiment.report.claims import Answer
-from tools.experiment.report.costs import COUNTED, CURRENCIES, JOULES, counted_flops
-from tools.experiment.report.document import Document, Line, Section
+from tools.experiment.report.costs import COUNTED, COUNTED_ARE, CURRENCIES, FLOPS_ARE, JOULES, counted_flops
+from tools.experiment.report.document import Document, RowFigures, Section
 from tools.experiment.report.facts import facts, headline
 from tools.experiment.report.partitions import Ranking, score_correlation, seed_noise, standing
 from tools.experiment.report.published import HOURS_ERROR, LOSS_ERROR, SOURCE, hours_ratio
@@ -28,6 +28,8 @@ def render(document: Document) -> str:
         words=words,
         figures=figures,
         currencies=CURRENCIES,
+        flops_are=FLOPS_ARE,
+        counted_are=COUNTED_ARE,
         hours_ratio=hours_ratio,
         source=SOURCE,
         loss_error=LOSS_ERROR,
@@ -62,7 +64,7 @@ def _section(section: Section) -> dict[str, Any]:
     }
 
 
-def _gap(line: Line) -> bool:
+def _gap(line: RowFigures) -> bool:
     return line.row.scheme != "every-group" and line.loss is None
 
 

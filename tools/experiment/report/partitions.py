@@ -14,9 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from aggregator.splitting import MAX_RANKED_TASKS, partition_score, partitions, split_tasks
+from aggregator.splitting import ranked as by_score
 from tools.experiment.report.rows import Bench, Groups
 from tools.experiment.report.stats import Interval, interval, spearman
 from tools.experiment.run_record import Run
+
+#: More partitions than any ranking has (21147 of nine tasks).
+_ALL = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Losses and scores by seed, as `[partition]`, of `partitions` in the order of their mean loss, best first."""
+    """Losses and scores by seed, as `[partition]`, of `partitions` in the order of their mean loss, best first.
+
+    `preferred` by seed: positions of the partitions by score, best first; equal scores by MAS's own rule, which knows
+    no loss.
+    """
 
     partitions: tuple[Groups, ...]
     losses: Mapping[int, tuple[float, ...]]
     scores: Mapping[int, tuple[float, ...]]
+    preferred: Mapping[int, tuple[int, ...]]
     lacking: tuple[str, ...]
 
     @property
@@ -78,6 +87,7 @@ def ranking(bench: Bench) -> Ranking | None:
     named = [tuple(tuple(bench.tasks[at] for at in group) for group in groups) for groups in every]
     losses: dict[int, list[float]] = {}
     scores: dict[int, list[float]] = {}
+    matrices: dict[int, list[list[float]]] = {}
     lacking = []
     for seed, run in row.done.items():
         found, matrix = group_losses(run), _matrix(run, bench.tasks)
@@ -88,15 +98,25 @@ def ranking(bench: Bench) -> Ranking | None:
             continue
         losses[seed] = [math.fsum(found[frozenset(group)] for group in groups) for groups in named]
         scores[seed] = [partition_score(matrix, groups) for groups in every]
+        matrices[seed] = matrix.tolist()
     if not losses:
         return None
     order = sorted(range(len(named)), key=lambda at: math.fsum(values[at] for values in losses.values()))
+    places = {named[at]: place for place, at in enumerate(order)}
     return Ranking(
         partitions=tuple(named[at] for at in order),
         losses={seed: tuple(values[at] for at in order) for seed, values in losses.items()},
         scores={seed: tuple(values[at] for at in order) for seed, values in scores.items()},
+        preferred={seed: _preferred(bench.tasks, matrix, places) for seed, matrix in matrices.items()},
         lacking=tuple(lacking),
     )
+
+
+def _preferred(
+    tasks: Sequence[str], matrix: Sequence[Sequence[float]], places: Mapping[Groups, int]
+) -> tuple[int, ...]:
+    best_first = by_score(tasks, matrix, len(tasks), limit=_ALL)
+    return tuple(places[found.splits] for found in best_first if found.splits in places)
 
 
 def group_losses(run: Run) -> dict[frozenset[str], float]:
@@ -120,8 +140,9 @@ def _matrix(run: Run, tasks: Sequence[str]) -> np.ndarray[tuple[int, int], np.dt
 
 def standing(ranked: Ranking, groups: int | None, seed: int) -> Standing:
     """Where the best-scored partition into exactly `groups` groups (None: into any number) stands in one seed."""
-    places, losses, scores = ranked.of_size(groups), ranked.losses[seed], ranked.scores[seed]
-    chosen = max(places, key=lambda at: (scores[at], -at))
+    places, losses = ranked.of_size(groups), ranked.losses[seed]
+    allowed = set(places)
+    chosen = next(at for at in ranked.preferred[seed] if at in allowed)
     best, worst = min(places, key=lambda at: losses[at]), max(places, key=lambda at: losses[at])
     spread = losses[worst] - losses[best]
     others = [found for other, found in ranked.losses.items() if other != seed]

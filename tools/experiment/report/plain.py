@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from tools.experiment.report.claims import plain
-from tools.experiment.report.costs import CURRENCIES, counted_flops
+from tools.experiment.report.costs import COUNTED_ARE, CURRENCIES, FLOPS_ARE, JOULES_ARE, counted_flops
 from tools.experiment.report.document import Document, Section
 from tools.experiment.report.published import PUBLISHED
 from tools.experiment.report.rows import Bench, Row, final_groups, short, short_groups
@@ -14,12 +16,13 @@ from tools.experiment.run_record import Run
 
 
 def report_json(document: Document) -> dict[str, Any]:
-    """The report as plain JSON values. Costs are of training and lookahead; `flops` is their counted sum.
+    """The report as plain JSON values; its `notes` say what costs contain.
 
     `questions` are of the first section; every section's stand under `sections`.
     """
     return {
         "experiment": document.name,
+        "notes": notes(document),
         "rows": [
             _row_json(section.bench, row, run)
             for section in document.sections
@@ -32,6 +35,20 @@ def report_json(document: Document) -> dict[str, Any]:
             {"scheme": e.scheme, "splits": e.splits, "gpu_hours": e.hours, "loss": e.loss} for e in PUBLISHED
         ],
         "missing": list(document.missing),
+    }
+
+
+def notes(document: Document) -> dict[str, str]:
+    """What the keys of a row's costs contain."""
+    return {
+        "flops": f"{FLOPS_ARE}; counted as {COUNTED_ARE}",
+        "flops_by_kind": "the same apart, and evaluation; weighting is GradNorm’s gradients (null: not recorded)",
+        "energy_j": "joules of the whole run, evaluation included, as far as they are known; see energy_state",
+        "costs.predicted_flops": f"{FLOPS_ARE}; from a + b n, before the run",
+        "costs.counted_flops": "the same as flops",
+        "costs.energy_j": JOULES_ARE,
+        "costs.cpu_s": "CPU seconds of all phases but evaluation; of the whole run where there are no phases",
+        **({"report": "; ".join(document.notes)} if document.notes else {}),
     }
 
 
@@ -55,7 +72,7 @@ def _row_json(bench: Bench, row: Row, run: Run) -> dict[str, Any]:
         "energy_state": run.energy.state,
         "energy_source": run.energy.source,
         "flops": counted_flops(run),
-        "flops_by_kind": {"train": run.flops.train, "affinity": run.flops.affinity, "evaluate": run.flops.evaluate},
+        "flops_by_kind": msgspec.to_builtins(run.flops),
         "costs": {currency.name: currency.of(run) for currency in CURRENCIES},
         "wall_s": run.wall_s,
         "cpu_s": run.cpu_s,

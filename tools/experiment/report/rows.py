@@ -1,6 +1,7 @@
 """An experiment's runs as rows: one row per scheme and settings, its seeds side by side, rows of like set-up together.
 
-A `Bench` holds rows that may be compared: the same data, tasks, network, picture size and mode. Within it the
+A `Bench` holds rows that may be compared: the same data dealt to the same clients, tasks, network, picture size, mode,
+device and precision. Within it the
 base settings are those that most runs have; a row that departs from them (another R0, another K) is a variant.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 from models.tasks import TASKS
-from tools.experiment.run_record import Run
+from tools.experiment.run_record import DataUsed, Run
 
 #: Schemes whose `max_splits` names the row, and what rows are called.
 _COUNTED = {"mas": "MAS", "tag": "TAG", "hoa": "HOA", "split-from-scratch": "scratch", "random-split": "random split"}
@@ -143,9 +144,15 @@ def benches(runs: Sequence[Run]) -> list[Bench]:
     kinds: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         spec = run.spec
-        kinds.setdefault((spec.tasks, run.mode, spec.network, spec.size, run.data.manifest_sha256), []).append(run)
+        kind = (spec.tasks, run.mode, spec.network, spec.size, run.device, run.precision, *_data(run.data))
+        kinds.setdefault(kind, []).append(run)
     found = [_bench(members) for members in kinds.values()]
     return sorted(found, key=lambda bench: -sum(len(row.runs) for row in bench.rows))
+
+
+def _data(used: DataUsed) -> tuple[object, ...]:
+    """What tells datasets apart: the manifest, or where there is none the place; and who holds what of it."""
+    return used.manifest_sha256 or used.root, used.data_format, used.clients
 
 
 def _bench(runs: Sequence[Run]) -> Bench:

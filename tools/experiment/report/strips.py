@@ -111,7 +111,7 @@ def score_scatter(ranked: Ranking, seed: int, correlation: float | None) -> Mark
         parts.append(text(x(value), y.start + 14, shown, class_="tick", text_anchor="middle"))
     parts.append(el("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
     parts.append(text(x.end, y.start + 29, "score, %", class_="axis-name", text_anchor="end"))
-    best = max(range(len(scores)), key=lambda at: scores[at])
+    best = ranked.preferred[seed][0]
     for at, groups in enumerate(ranked.partitions):
         tip = f"{short_groups(groups)}: score {scores[at] * 100:+.2f} %, loss {words.loss(losses[at])}"
         parts.append(
