@@ -66,7 +66,7 @@ def simulate_command(
     spec = _spec(job, given, settings or [])
     root, fleet = _clients(data, clients, _names(train), _names(test), data_format)
     order = _arrivals(arrivals)
-    _check(spec, root, fleet)
+    _check(spec, root, fleet, quiet or as_json)
     from tools.simulate.executors import open_executor
     from tools.simulate.pool import ExecutorError
 
@@ -131,11 +131,12 @@ def _arrivals(path: Path | None) -> Arrivals:
         raise fail(f"{path} is no record of a job (`mas job show JOB --json` writes one): {error}", 2) from error
 
 
-def _check(spec: JobSpec, root: Path, fleet: list[Client]) -> None:
+def _check(spec: JobSpec, root: Path, fleet: list[Client], quiet: bool) -> None:
     """Every fault at once: exit 2 where a setting is wrong, 1 where only the data are."""
     from tools.simulate.preflight import check
+    from tools.simulate.text import slow_check
 
-    faults = check(spec, root, fleet)
+    faults = check(spec, root, fleet, None if quiet else slow_check(lambda words: typer.echo(words, err=True)))
     if faults:
         count = f"{len(faults.lines)} fault{'s' if len(faults.lines) > 1 else ''}"
         lines = [f"nothing was trained: {count}", *(f"  - {fault}" for fault in faults.lines)]

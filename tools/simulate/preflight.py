@@ -9,16 +9,15 @@ from pathlib import Path
 from aggregator.coordinator import spec_faults
 from aggregator.schemes import find_scheme
 from edge_agent.config import DataConfig
+from edge_agent.datasets.check import Progress as Checked
 from edge_agent.datasets.check import check_dataset
-from edge_agent.datasets.formats import TASKONOMY
 from edge_agent.inventory import Inventory, InventoryError, take_inventory
 from models.networks import NETWORKS
+from models.plugins import PluginError
 from models.tasks import TASKS
 from models.wire.job import JobSpec
 from tools.simulate.clients import Client
 
-#: Losses that there is a function for.
-_LOSSES = ("cross_entropy", "l1", "bce")
 #: Faults of one kind that are named; the rest are counted.
 _NAMED = 20
 
@@ -44,19 +43,18 @@ def faults_of(specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[
     return check(specs, root, clients).lines
 
 
-def check(specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> Faults:
-    """The same, settings and data apart."""
+def check(
+    specs: JobSpec | Sequence[JobSpec], root: Path, clients: Sequence[Client], progress: Checked | None = None
+) -> Faults:
+    """The same, settings and data apart; `progress` as of `data_faults`."""
     jobs = [specs] if isinstance(specs, JobSpec) else list(specs)
     settings = [fault for spec in jobs for fault in settings_faults(spec, len(clients))]
-    return Faults(tuple(dict.fromkeys(settings)), tuple(dict.fromkeys(data_faults(jobs, root, clients))))
+    return Faults(tuple(dict.fromkeys(settings)), tuple(dict.fromkeys(data_faults(jobs, root, clients, progress))))
 
 
 def settings_faults(spec: JobSpec, clients: int) -> list[str]:
     """What in a job's settings cannot be run by so many clients, whatever their data."""
     faults = list(spec_faults(spec))
-    for task in spec.tasks:
-        if task in TASKS and TASKS[task].loss not in _LOSSES:
-            faults.append(f"task {task}: no loss is called {TASKS[task].loss!r}; there are {', '.join(_LOSSES)}")
     if spec.network not in NETWORKS:
         faults.append(f"unknown network {spec.network!r}; known are {', '.join(NETWORKS)}")
     elif NETWORKS[spec.network].vector_head is None:
@@ -68,11 +66,16 @@ def settings_faults(spec: JobSpec, clients: int) -> list[str]:
     return faults
 
 
-def data_faults(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) -> list[str]:
-    """What in the data, or in who holds what of it, stands in the way of any of the jobs."""
+def data_faults(
+    jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client], progress: Checked | None = None
+) -> list[str]:
+    """What in the data, or in who holds what of it, stands in the way of any of the jobs.
+
+    Every file that the jobs need of the clients' buildings is opened, and none else; `progress` is told how many views
+    of how many are done.
+    """
     tasks = list(dict.fromkeys(task for spec in jobs for task in spec.tasks if task in TASKS))
-    ours = all(client.setup.data_format == TASKONOMY for client in clients)  # another format's opener checks its own
-    faults = _few([str(fault) for fault in check_dataset(root, tasks)]) if ours else []
+    faults = _few(_file_faults(tasks, root, clients, progress))
     found: dict[str, Inventory] = {}
     for client in clients:
         setup = client.setup
@@ -91,6 +94,29 @@ def data_faults(jobs: Sequence[JobSpec], root: Path, clients: Sequence[Client]) 
     if found and not any(inventory.test_samples for inventory in found.values()):
         faults.append("no client has pictures of held-out buildings to evaluate on")
     return faults + [fault for spec in jobs if found and not spec_faults(spec) for fault in _scheme_faults(spec, found)]
+
+
+def _file_faults(tasks: Sequence[str], root: Path, clients: Sequence[Client], progress: Checked | None) -> list[str]:
+    """What is wrong with the pictures and labels that the clients hold."""
+    faults: list[str] = []
+    for data_format in dict.fromkeys(client.setup.data_format for client in clients):
+        setups = [client.setup for client in clients if client.setup.data_format == data_format]
+        tested = dict.fromkeys(name for setup in setups for name in setup.test_buildings)
+        held = dict.fromkeys([*(name for setup in setups for name in setup.train_buildings), *tested])
+        try:
+            found = check_dataset(
+                root,
+                tasks,
+                buildings=tuple(held),
+                test_buildings=tuple(tested),
+                data_format=data_format,
+                progress=progress,
+            )
+        except PluginError as error:
+            faults += error.faults
+        else:
+            faults += [str(fault) for fault in found]
+    return faults
 
 
 def _scheme_faults(spec: JobSpec, found: Mapping[str, Inventory]) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,6 +13,9 @@ from models.tasks import letters
 from tools.job_text import joules
 from tools.simulate.simulation import Progress, Simulation
 
+_TENTHS = 10
+#: A check that is done by then needs no words.
+_MOMENTS_S = 2.0
 _WHAT = {
     "train": "training",
     "affinity": "affinity probes",
@@ -38,6 +44,19 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def slow_check(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
+    """Tells `say` how far a check of pictures is, a line for each tenth; nothing of one that takes but moments."""
+    began_s, told = clock(), 0
+
+    def checked(done: int, total: int) -> None:
+        nonlocal told
+        if (tenth := _TENTHS * done // total) > told and clock() - began_s > _MOMENTS_S:
+            told = tenth
+            say(f"checking the pictures: {done} of {total}")
+
+    return checked
 
 
 def result(done: Simulation) -> RenderableType:
