@@ -91,7 +91,8 @@ class Stock:
     """One device's data, opened for whatever an order needs, and kept in memory where it fits.
 
     `device` is where batches are made. `store` keeps decoded labels, and may be shared with other clients' stocks;
-    without one, this stock has its own of `Setup.cache_bytes` on `device`.
+    without one, this stock has its own of `Setup.cache_bytes` on `device`. A larger store than that changes no batch:
+    a set with broken samples that a store of its own could not keep is read batch by batch, as without the other.
     """
 
     def __init__(self, setup: Setup, device: torch.device = _CPU, store: ColumnStore | None = None) -> None:
@@ -115,10 +116,11 @@ class Stock:
         if indices and self._store.fits(dataset, len(indices)):
             columns = self._store.columns(self._source(side), dataset, indices)
             broken = _faults_of(columns, indices)
-            dataset.note(broken)
-            sound = [place for place, index in enumerate(indices) if index not in broken]
-            samples.indices, samples.places = [indices[place] for place in sound], tuple(sound)
-            samples.gathered = gatherer(dataset.tasks, columns)
+            if not broken or dataset.stored_bytes(len(indices)) <= self._setup.cache_bytes:
+                dataset.note(broken)
+                sound = [place for place, index in enumerate(indices) if index not in broken]
+                samples.indices, samples.places = [indices[place] for place in sound], tuple(sound)
+                samples.gathered = gatherer(dataset.tasks, columns)
         samples.check_faults()
         return samples
 

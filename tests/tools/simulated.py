@@ -46,7 +46,7 @@ class Watched:
 
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
-        self.kind, self.device, self.lanes = inner.kind, inner.device, inner.lanes
+        self.kind, self.device, self.lanes, self.threads = inner.kind, inner.device, inner.lanes, inner.threads
         self.submitted: list[Assignment] = []
         self.forgotten: list[str] = []
         self.done: list[Future[Outcome]] = []

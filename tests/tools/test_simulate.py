@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -8,17 +9,20 @@ import numpy as np
 import pytest
 from simulated import SPEC, TASKS, Watched, changed, clients
 
+from aggregator.record import Record
 from models.networks import build_network, export_state
 from models.networks.flops import count_flops
 from models.state import State
 from models.wire.job import JobSpec, TrainSettings
 from models.wire.messages import OrderKey
 from models.wire.tensors import encode_tensors
+from tools.simulate import driver
 from tools.simulate.arrivals import ArrivalsError, Turnstile, arrivals_of
 from tools.simulate.driver import simulate
 from tools.simulate.energy import meter_for
 from tools.simulate.inprocess import in_process
-from tools.simulate.simulation import Progress, Simulation, SimulationError
+from tools.simulate.results import summary
+from tools.simulate.simulation import Pace, Progress, Simulation, SimulationError
 from tools.simulate.worker import WorkerSettings
 
 pytestmark = pytest.mark.slow
@@ -132,6 +136,51 @@ def test_progress_goes_forward_to_the_end(done: Simulation, told: list[Progress]
     assert shares == sorted(shares)
     assert 0 <= shares[0] < shares[-1] == 1.0
     assert told[0].left_s is None
+
+
+def test_the_time_left_is_the_present_stage_s() -> None:
+    pace = Pace()
+    assert pace.left_s(0, 0.0, 100.0) is None
+    assert pace.left_s(0, 0.25, 130.0) == 90.0
+    assert pace.left_s(0, 1.0, 220.0) == 0.0
+    assert pace.left_s(1, 0.0, 220.0) is None, "how fast the next goes is not known yet"
+    assert pace.left_s(1, 0.5, 230.0) == 10.0
+    assert pace.left_s(2, 0.4, 300.0) is None
+    assert pace.left_s(2, 0.7, 310.0) == pytest.approx(10.0), "it began with rounds that were trained before"
+
+
+def test_a_stage_s_time_left_does_not_count_the_one_before(executor: Watched) -> None:
+    ticks, told = iter(range(10**6)), []
+    spec = changed(name="stages", scheme="tag", options={})
+    simulate(spec, clients(), executor, progress=told.append, clock=lambda: float(next(ticks)))
+    steps = [now for now in told if now.left_s]
+    for now, after in itertools.pairwise(steps):
+        if after.share > now.share:
+            assert after.left_s is not None
+    restart = next(index for index, (a, b) in enumerate(itertools.pairwise(told)) if b.share < a.share)
+    first = next(now for now in told[restart + 1 :] if now.left_s)
+    began_s = told[restart + 1].elapsed_s
+    assert first.left_s <= (first.elapsed_s - began_s) * (1 / first.share - 1)
+
+
+def test_a_trained_split_s_model_is_not_kept_for_its_hash(executor: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    record = driver._Run._record
+
+    def watched(run: driver._Run, diverged: str) -> Record:
+        kept.append(len(run._newest))
+        return record(run, diverged)
+
+    monkeypatch.setattr(driver._Run, "_record", watched)
+    done = simulate(changed(name="each", scheme="one-by-one", rounds=1), clients(), executor)
+    assert kept == [0]
+    assert {split.split: split.model_sha256 for split in done.record.splits} == {
+        name: sha256(state) for name, state in done.models.items()
+    }
+
+
+def test_the_summary_says_how_many_threads_the_bits_are_of(done: Simulation) -> None:
+    assert summary(done, "mas simulate")["threads"] == done.threads == 1
 
 
 def test_half_precision_updates_are_rounded_as_on_the_wire(executor: Watched) -> None:

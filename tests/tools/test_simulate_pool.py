@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import errno
+import multiprocessing.context
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 from simulated import clients
 
 from models.networks import build_network, export_state
@@ -15,9 +19,10 @@ from models.state import State
 from models.wire.chunks import make_ref
 from models.wire.messages import EvaluateOrder, OrderKey
 from models.wire.tensors import encode_tensors
-from tools.simulate.inprocess import in_process
-from tools.simulate.pool import MAX_LOSSES, ExecutorError, LaneLost, Pool
-from tools.simulate.processes import ProcessLane
+from tools.simulate.inprocess import LocalLane, in_process
+from tools.simulate.outbox import PER_LANE, Outbox
+from tools.simulate.pool import MAX_LOSSES, ExecutorError, LaneLost, Pool, started
+from tools.simulate.processes import ProcessLane, processes
 from tools.simulate.worker import Assignment, Outcome, Stopped, Worker, WorkerSettings
 
 LIMIT_S = 60.0
@@ -36,7 +41,7 @@ def assignment(number: int = 0, agent: int = 0) -> Assignment:
         ttl_s=1.0,
         side="val",
     )
-    return Assignment(client.setup, order, order.tasks)
+    return Assignment(client.setup, order)
 
 
 @dataclass
@@ -109,6 +114,110 @@ def test_without_a_lane_left_every_work_fails_with_the_reason() -> None:
     with pytest.raises(ExecutorError, match="no worker is left"):
         pool.submit(assignment(1), {})
     pool.close()
+
+
+def test_a_cancelled_work_does_not_keep_others_from_hearing_that_no_lane_is_left() -> None:
+    lane = FakeLane([0], renewable=False, gate=threading.Event())
+    pool = Pool("fake", "cpu", [lane])
+    running, cancelled, waiting = (pool.submit(assignment(number), {}) for number in range(3))
+    assert lane.started.wait(LIMIT_S)
+    assert cancelled.cancel()
+    assert lane.gate is not None
+    lane.gate.set()
+    for future in (running, waiting):
+        with pytest.raises(ExecutorError, match="no worker is left"):
+            future.result(LIMIT_S)
+    pool.close()
+
+
+def test_lanes_that_were_started_are_closed_when_a_later_one_cannot_be() -> None:
+    lanes: list[FakeLane] = []
+
+    def start() -> FakeLane:
+        if len(lanes) == 2:
+            raise OSError("no more")
+        lanes.append(FakeLane())
+        return lanes[-1]
+
+    with pytest.raises(OSError, match="no more"):
+        started(start, 3)
+    assert [lane.closed for lane in lanes] == [True, True]
+
+
+def test_a_process_that_cannot_be_started_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", full)
+    with pytest.raises(ExecutorError, match="Resource temporarily unavailable; try fewer workers"):
+        processes(WorkerSettings(), 2)
+
+
+class Notes:
+    """An executor that only keeps what it was given."""
+
+    kind, device, threads, lost = "notes", "cpu", 1, 0
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.given: list[tuple[int, Future[Outcome]]] = []
+
+    def submit(self, assignment: Assignment, base: State) -> Future[Outcome]:
+        self.given.append((assignment.order.key.round, Future()))
+        return self.given[-1][1]
+
+    def forget(self, sha256s: Sequence[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_only_a_few_orders_for_each_lane_are_handed_on_at_a_time() -> None:
+    notes = Notes(lanes=2)
+    outbox = Outbox(notes)
+    works = [assignment(number) for number in range(40)]
+    for work in works:
+        outbox.add(work.setup, work.order, {})
+    keys = list(outbox.sent)
+    assert notes.given == [], "nothing is waited for yet"
+    for number, key in enumerate(keys):
+        outbox.take(key)
+        assert len(notes.given) == min(40, number + PER_LANE * 2)
+    assert [number for number, _ in notes.given] == list(range(40)), "in the order sent"
+
+
+def test_an_order_that_is_waited_for_goes_first_and_one_dropped_goes_nowhere() -> None:
+    notes = Notes(lanes=1)
+    outbox = Outbox(notes)
+    for work in map(assignment, range(10)):
+        outbox.add(work.setup, work.order, {})
+    keys = list(outbox.sent)
+    outbox.drop(keys[1])
+    outbox.take(keys[9])
+    assert [number for number, _ in notes.given] == [9, 0, 2, 3]
+    outbox.clear()
+    assert [future.cancelled() for _, future in notes.given] == [False, True, True, True]
+    assert outbox.sent == {}
+
+
+def test_the_driver_s_cpu_seconds_are_no_client_s(base: State) -> None:
+    pool = in_process(WorkerSettings())
+    try:
+        pool.submit(assignment(), base).result(LIMIT_S)
+        (place,) = pool._places
+        assert isinstance(place.lane, LocalLane)
+        worker = place.lane._worker
+        assert worker is not None
+        assert worker.cpu_clock is time.thread_time
+    finally:
+        pool.close()
+    several = LocalLane(WorkerSettings(threads=2))
+    before = torch.get_num_threads()
+    try:
+        several.do(assignment(), base)
+    finally:
+        torch.set_num_threads(before)
+    assert several._worker is not None
+    assert several._worker.cpu_clock is time.process_time, "threads of torch's own count too"
 
 
 def test_a_client_goes_back_to_the_lane_that_has_its_pictures() -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import DataConfig
-from edge_agent.datasets.layout import list_samples
 from edge_agent.inventory import take_inventory
 from edge_agent.power.base import Meter
 from edge_agent.trainer.protocol import Setup
 from models.wire.messages import Capabilities
 from tools.demo.plan import AgentPlan
+from tools.simulate.memory import host_bytes
 
-#: Decoded pictures that a client keeps when they cannot be held ready for the network as a whole.
+#: Decoded pictures that an agent keeps by its default settings.
 CACHE_BYTES = 256 * 2**20
 
 
@@ -43,11 +43,6 @@ def capabilities(client: Client, meter: Meter) -> Capabilities:
         energy_source=meter.source,
         energy_state=meter.state,
         cores=os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        val_samples=_views(setup) - found.train_samples,
+        memory_bytes=host_bytes(),
+        val_samples=found.val_samples,
     )
-
-
-def _views(setup: Setup) -> int:
-    """Pictures of the buildings to train on; those not trained on are kept for validation."""
-    return sum(len(list_samples(Path(setup.data_root), building)) for building in setup.train_buildings)

@@ -2,7 +2,7 @@
 
 Orders go to an executor, reports come back in a fixed order, averaging and first weights are made here. There are no
 deadlines: nothing is late where nobody waits for a network. Models and updates stay in memory until the coordinator
-says that nothing needs them; a model's hash, which the record shows, is taken once, of the last.
+says that nothing needs them; a model's hash, which the record shows, is taken once, when its split is trained.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
 
@@ -46,7 +44,6 @@ from models.wire.job import JobSpec
 from models.wire.messages import (
     DeployOrder,
     EvaluateOrder,
-    OrderKey,
     TrainOrder,
 )
 from models.wire.tensors import encode_tensors
@@ -55,9 +52,10 @@ from tools.simulate.arrivals import Arrivals, Turnstile
 from tools.simulate.clients import Client, capabilities
 from tools.simulate.costs import FlopMeter
 from tools.simulate.energy import meter_for, phase_energy
+from tools.simulate.outbox import Outbox
 from tools.simulate.pool import Executor
-from tools.simulate.simulation import OWN, WORK, Progress, Simulation, SimulationError
-from tools.simulate.worker import Assignment, Outcome
+from tools.simulate.simulation import OWN, WORK, Pace, Progress, Simulation, SimulationError
+from tools.simulate.worker import Outcome
 
 #: No deadline: longer than any job.
 _NEVER_S = 1e12
@@ -75,13 +73,16 @@ def simulate(
 ) -> Simulation:
     """Run `spec` with `clients` on `executor`, which stays open. The result depends on no speed and no worker's name.
 
+    Its bits on a CPU are a fleet's where the kind of processor, the version of torch and the number of threads that
+    each order is trained with are the fleet's: torch adds up in another order with other threads.
+
     Raises SimulationError, ArrivalsError, ExecutorError, InventoryError; a job that fails or diverges is a result.
     """
     run = _Run(spec, clients, executor, arrivals or {}, progress, meter or meter_for(executor.device), clock)
     return run.run()
 
 
-class _NoLog:
+class NullLog:
     """Nothing is kept: a simulation that was killed begins again."""
 
     def append(self, event: AnyEvent, at_s: float) -> None:
@@ -90,12 +91,6 @@ class _NoLog:
     def replay(self) -> Iterable[tuple[AnyEvent, float]]:
         """There is none."""
         return ()
-
-
-@dataclass(slots=True)
-class _Sent:
-    order: TrainOrder | EvaluateOrder
-    future: Future[Outcome]
 
 
 class _Run:
@@ -114,14 +109,15 @@ class _Run:
         self._spec, self._executor, self._progress = spec, executor, progress
         self._meter, self._clock = meter, clock
         self._clients = {client.agent: client for client in clients}
-        self._labels: dict[str, tuple[str, ...]] = {}
         self._turnstile = Turnstile(arrivals)
-        self._coordinator = Coordinator(_NoLog())
+        self._pace = Pace()
+        self._coordinator = Coordinator(NullLog())
         self._actions: deque[AnyAction] = deque()
-        self._sent: dict[OrderKey, _Sent] = {}
+        self._outbox = Outbox(executor)
         self._states: dict[str, State] = {}
         self._updates: dict[str, State] = {}
-        self._newest: dict[str, State] = {}
+        self._newest: dict[str, State] = {}  # of splits that are not trained yet
+        self._sha256s: dict[str, str] = {}  # of those that are
         self._sums: dict[str, RunningAverage] = {}
         self._flops = FlopMeter()
         self._profile = dict.fromkeys((*WORK, *OWN), 0.0)
@@ -140,8 +136,7 @@ class _Run:
         except DivergedError as error:
             diverged = str(error)
         finally:
-            for sent in self._sent.values():
-                sent.future.cancel()
+            self._outbox.clear()
             self._executor.forget(tuple(self._states))
         wall_s = self._clock() - began_s
         job = self._coordinator.state.jobs[self._spec.name]
@@ -156,25 +151,24 @@ class _Run:
             models={} if diverged or failed else self._exported,
             executor=self._executor.kind,
             workers=self._executor.lanes,
+            threads=self._executor.threads,
             lost=self._executor.lost - lost_before,
         )
 
     def _begin(self) -> None:
         for client in self._clients.values():
-            offer = capabilities(client, self._meter)
-            self._labels[client.agent] = offer.labels
-            self._handle(AgentSeen(client.agent, "simulated", offer))
+            self._handle(AgentSeen(client.agent, "simulated", capabilities(client, self._meter)))
         self._handle(JobSubmitted(self._spec.name, msgspec.structs.replace(self._spec, deadline_s=_NEVER_S)))
 
     def _report(self) -> None:
         """Wait for the report that is next, and let it happen."""
-        if not self._sent:
+        if not self._outbox.sent:
             job = self._coordinator.state.jobs[self._spec.name]
             lacking = "; ".join(f"{split.split}: {split.waiting}" for split in job.splits.values() if split.waiting)
             raise SimulationError(f"nothing is under way: {lacking or job.state}; give the job more clients")
-        sent = self._sent.pop(self._turnstile.next(self._sent))
+        sent, future = self._outbox.take(self._turnstile.next(self._outbox.sent))
         with self._timed("wait"):
-            outcome = sent.future.result()
+            outcome = future.result()
         for name in WORK:
             self._profile[name] += outcome.seconds[name]
         self._handle(self._event(sent.order, outcome))
@@ -193,8 +187,7 @@ class _Run:
             case SendOrder(message=DeployOrder()):
                 raise SimulationError("a simulated job has nothing to deploy")
             case CancelOrder(key=key):
-                if key in self._sent:
-                    self._sent.pop(key).future.cancel()
+                self._outbox.drop(key)
             case PrepareModel():
                 state = self._prepare(action)
                 self._made(action.split, action.round, state)
@@ -216,10 +209,7 @@ class _Run:
                 self._tell()
 
     def _send(self, order: TrainOrder | EvaluateOrder) -> None:
-        client = self._clients[order.key.agent]
-        kept = tuple(task for task in self._spec.tasks if task in self._labels[client.agent])
-        future = self._executor.submit(Assignment(client.setup, order, kept), self._states[order.base.sha256])
-        self._sent[order.key] = _Sent(order, future)
+        self._outbox.add(self._clients[order.key.agent].setup, order, self._states[order.base.sha256])
 
     def _prepare(self, action: PrepareModel) -> State:
         if action.parent is not None:
@@ -229,6 +219,8 @@ class _Run:
     def _made(self, split: str, round_index: int, state: State) -> None:
         ref = light_ref(("model", split, round_index), state)
         self._states[ref.sha256] = self._newest[split] = state
+        if round_index > self._coordinator.state.jobs[self._spec.name].splits[split].last_round:
+            self._sha256s[split] = _model_sha256(self._newest.pop(split))
         self._handle(ModelReady(self._spec.name, split, round_index, ref))
 
     def _add(self, action: Accumulate) -> None:
@@ -254,10 +246,9 @@ class _Run:
     def _record(self, diverged: str) -> Record:
         """As a fleet's, with the hashes its models would have."""
         record = job_record(self._coordinator.state, self._spec.name, self._clock())
+        sha256s = {**{split: _model_sha256(state) for split, state in self._newest.items()}, **self._sha256s}
         splits = tuple(
-            msgspec.structs.replace(split, model_sha256=_model_sha256(self._newest[split.split]))
-            if split.split in self._newest
-            else split
+            msgspec.structs.replace(split, model_sha256=sha256s.get(split.split, split.model_sha256))
             for split in record.splits
         )
         finished_at = record.finished_at if record.finished_at is not None else self._clock()
@@ -272,10 +263,10 @@ class _Run:
         now_s = self._clock()
         status = job_status(self._coordinator.state, self._spec.name, now_s)
         job = self._coordinator.state.jobs[self._spec.name]
-        elapsed_s = now_s - job.started_at
         splits = job.stage_splits
         share = sum(split.round for split in splits) / (len(splits) * self._spec.rounds) if splits else 0.0
-        self._progress(Progress(status, share, elapsed_s, elapsed_s * (1 / share - 1) if share else None))
+        left_s = self._pace.left_s(job.stage, share, now_s)
+        self._progress(Progress(status, share, now_s - job.started_at, left_s))
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -7,12 +7,11 @@ import os
 import torch
 
 from tools.simulate.inprocess import in_process
+from tools.simulate.memory import pictures_bytes
 from tools.simulate.pool import Executor, ExecutorError
 from tools.simulate.processes import processes
-from tools.simulate.worker import Device, Precision, WorkerSettings, memory_bytes
+from tools.simulate.worker import Device, Precision, WorkerSettings
 
-#: Share of the machine's memory that all workers together may fill with decoded pictures.
-_MEMORY_SHARE = 0.3
 #: Of each worker on a cluster, whose machines are not known here.
 _RAY_CACHE_BYTES = 2**30
 
@@ -32,7 +31,7 @@ def open_executor(
         from tools.simulate.ray_lanes import on_ray
 
         return on_ray(ray, WorkerSettings(chosen, precision, cache_bytes=_RAY_CACHE_BYTES), workers)
-    settings = WorkerSettings(chosen, precision, cache_bytes=int(_MEMORY_SHARE * memory_bytes(chosen) / lanes))
+    settings = WorkerSettings(chosen, precision, cache_bytes=pictures_bytes(chosen, lanes))
     return in_process(settings) if lanes == 1 else processes(settings, lanes)
 
 

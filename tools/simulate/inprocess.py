@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from models.state import State
@@ -11,7 +12,11 @@ from tools.simulate.worker import Assignment, Outcome, Stopped, Worker, WorkerSe
 
 
 class LocalLane:
-    """The worker is made by the thread that uses it, since torch counts its threads by thread."""
+    """The worker is made by the thread that uses it, since torch counts its threads by thread.
+
+    CPU seconds of its work are those of that thread alone where it computes by itself: what the driver spends on
+    averaging beside it is no client's. With more threads, or a GPU's own, they are the whole process's.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -21,7 +26,9 @@ class LocalLane:
     def do(self, assignment: Assignment, base: State) -> Outcome:
         """The outcome, from this very thread."""
         if self._worker is None:
-            self._worker = Worker(self._settings, self._stop.is_set)
+            alone = self._settings.threads == 1 and self._settings.device == "cpu"
+            cpu_clock = time.thread_time if alone else time.process_time
+            self._worker = Worker(self._settings, self._stop.is_set, cpu_clock=cpu_clock)
         try:
             return self._worker.do(assignment, base)
         except Stopped as error:
@@ -41,4 +48,4 @@ class LocalLane:
 
 def in_process(settings: WorkerSettings) -> Pool:
     """An Executor of one worker in this process."""
-    return Pool("in-process", settings.device, [LocalLane(settings)])
+    return Pool("in-process", settings.device, [LocalLane(settings)], settings.used_threads)

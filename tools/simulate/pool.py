@@ -1,17 +1,19 @@
 """Who does the work: a queue of assignments before one or more lanes, each a worker somewhere.
 
 A lane that is lost (its process died, its machine went away) is started again, and its assignment goes to whichever
-lane is free next. Results do not depend on who computes them, so neither a loss nor the number of lanes changes a bit.
+lane is free next. Results do not depend on who computes them: neither a loss nor the number of lanes changes a bit,
+as long as all lanes are on the same kind of processor with the same torch and as many threads each. On a cluster of
+different machines the last bits depend on who computed what.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edge_agent.trainer.protocol import Setup
 from models.state import State
@@ -31,11 +33,15 @@ class LaneLost(Exception):
 
 
 class Executor(Protocol):
-    """Does assignments, in whichever order and place. `lost` counts assignments that had to be done again elsewhere."""
+    """Does assignments, in whichever order and place, each with `threads` threads.
+
+    `lost` counts assignments that had to be done again elsewhere.
+    """
 
     kind: str
     device: str
     lanes: int
+    threads: int
     lost: int
 
     def submit(self, assignment: Assignment, base: State) -> Future[Outcome]:
@@ -71,6 +77,9 @@ class Lane(Protocol):
         ...
 
 
+LaneT = TypeVar("LaneT", bound=Lane)
+
+
 @dataclass(slots=True)
 class _Item:
     assignment: Assignment
@@ -88,8 +97,8 @@ class _Place:
 class Pool:
     """An Executor over lanes, with one thread for each."""
 
-    def __init__(self, kind: str, device: str, lanes: Sequence[Lane]) -> None:
-        self.kind, self.device, self.lanes, self.lost = kind, device, len(lanes), 0
+    def __init__(self, kind: str, device: str, lanes: Sequence[Lane], threads: int = 1) -> None:
+        self.kind, self.device, self.lanes, self.threads, self.lost = kind, device, len(lanes), threads, 0
         self._places = [_Place(lane) for lane in lanes]
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()
@@ -195,5 +204,20 @@ class Pool:
             if self._alive:
                 return
             for item in self._queue:
-                item.future.set_exception(ExecutorError(f"no worker is left: {reason}"))
+                # One that had begun on a lane that was lost is running already; one that was cancelled wants nothing.
+                if item.losses or item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(ExecutorError(f"no worker is left: {reason}"))
             self._queue.clear()
+
+
+def started(start: Callable[[], LaneT], count: int) -> list[LaneT]:
+    """`count` lanes; when one of them cannot be started, those before it are closed again."""
+    lanes: list[LaneT] = []
+    try:
+        for _ in range(count):
+            lanes.append(start())
+    except BaseException:
+        for lane in lanes:
+            lane.close()
+        raise
+    return lanes

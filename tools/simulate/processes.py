@@ -1,4 +1,5 @@
-"""Lanes that are processes of this machine, one torch thread each. A base goes to each of them once."""
+"""Lanes that are processes of this machine, with one torch thread each unless told otherwise. A base goes to each of
+them once."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Literal
 
 from models.state import State
-from tools.simulate.pool import LaneLost, Pool
+from tools.simulate.pool import ExecutorError, LaneLost, Pool, started
 from tools.simulate.worker import Assignment, Outcome, Worker, WorkerSettings
 
 #: What the parent says: a base to keep, bases to let go, an assignment with the base it starts from.
@@ -70,7 +71,10 @@ class ProcessLane:
                 raise LaneLost("it was ended")
             self._pipe.close()
             self._held.clear()
-            self._process, self._pipe = _start(self._settings)
+            try:
+                self._process, self._pipe = _start(self._settings)
+            except OSError as error:
+                raise LaneLost(_cannot_start(error)) from error
 
     def close(self) -> None:
         """Terminate it."""
@@ -85,11 +89,20 @@ class ProcessLane:
 
 
 def processes(settings: WorkerSettings, workers: int) -> Pool:
-    """An Executor of `workers` processes."""
-    return Pool("processes", settings.device, [ProcessLane(settings) for _ in range(workers)])
+    """An Executor of `workers` processes. Raises ExecutorError when one of them cannot be started; then none is."""
+    try:
+        lanes = started(lambda: ProcessLane(settings), workers)
+    except OSError as error:
+        raise ExecutorError(_cannot_start(error)) from error
+    return Pool("processes", settings.device, lanes, settings.used_threads)
+
+
+def _cannot_start(error: OSError) -> str:
+    return f"a worker process could not be started: {error.strerror or error}; try fewer workers"
 
 
 def _start(settings: WorkerSettings) -> tuple[SpawnProcess, Connection]:
+    """Raises OSError, with neither end of the pipe left open."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, settings), name="mas-simulate", daemon=True)
@@ -99,9 +112,12 @@ def _start(settings: WorkerSettings) -> tuple[SpawnProcess, Connection]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
+    except BaseException:
+        ours.close()
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    theirs.close()
+        theirs.close()
     return process, ours
 
 

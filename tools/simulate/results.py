@@ -54,6 +54,7 @@ def summary(done: Simulation, command: str) -> dict[str, Any]:
         "overhead_share": done.overhead_share,
         "executor": done.executor,
         "workers": done.workers,
+        "threads": done.threads,
         "orders_done_again": done.lost,
     }
 

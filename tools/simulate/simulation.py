@@ -20,12 +20,29 @@ class SimulationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is. `share` is of its present plan, 0..1; `left_s` is None until something can be said."""
+    """How far a job is. `share` is of its present stage, 0..1, and so is `left_s`, which is None until something can be
+    said; what a later stage will train is not known before it is decided."""
 
     status: JobStatus
     share: float
     elapsed_s: float
     left_s: float | None
+
+
+@dataclass(slots=True)
+class Pace:
+    """What the present stage has left, by how fast it has gone so far."""
+
+    _stage: int | None = None
+    _began_s: float = 0.0
+    _began_share: float = 0.0
+
+    def left_s(self, stage: int, share: float, now_s: float) -> float | None:
+        """Seconds to a share of 1; None where a stage has only begun."""
+        if stage != self._stage:
+            self._stage, self._began_s, self._began_share = stage, now_s, share
+        gone = share - self._began_share
+        return (now_s - self._began_s) * (1 - share) / gone if gone > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,8 @@ class Simulation:
     `record` is like a fleet's, but nothing was deployed: the state of a job that is done is "exporting". `flops` were
     counted of the works really done, by train, affinity, evaluate. `profile` are seconds: of all workers together for
     train, affinity, evaluate, load, switch; of the driver for average, coordinate, wait. `models` are those to deploy,
-    by split. `lost` counts orders that were done again because their worker was lost.
+    by split. `threads` are those of each worker, on which the last bits depend. `lost` counts orders that were done
+    again because their worker was lost.
     """
 
     record: Record
@@ -47,6 +65,7 @@ class Simulation:
     models: dict[str, State]
     executor: str
     workers: int
+    threads: int
     lost: int
 
     @property

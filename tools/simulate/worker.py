@@ -5,7 +5,6 @@ A process or thread has one `Worker`; it goes from client to client. Nothing tha
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -21,17 +20,18 @@ from edge_agent.trainer.failures import failure
 from edge_agent.trainer.local import MIN_BATCH, batch_indices
 from edge_agent.trainer.perform import Workbench
 from edge_agent.trainer.protocol import EvaluateDone, Setup, TrainDone, WorkFailed, WorkPhase
+from edge_agent.trainer.samples import Side
 from edge_agent.trainer.spans import SpanRecorder
 from models.state import State
 from models.wire.messages import EvaluateOrder, TrainOrder
 from models.wire.tensors import decode_tensors, encode_tensors
-from tools.simulate.holdings import Holdings, Side, TimedSamples
+from tools.simulate.holdings import Holdings, TimedSamples
+from tools.simulate.memory import pictures_bytes
 
 Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 #: Networks a worker keeps: the groups that are trained side by side, and more.
 _NETWORKS = 8
-_CACHE_SHARE = 0.25
 
 
 class Stopped(Exception):
@@ -42,7 +42,7 @@ class Stopped(Exception):
 class WorkerSettings:
     """How a worker computes. `threads`: cores it uses (0: as torch decides).
 
-    `cache_bytes`: of pictures it keeps ready (0: a quarter of the memory that they are in).
+    `cache_bytes`: of pictures it keeps ready (0: as if it were the only worker on the memory that they are in).
     """
 
     device: Device = "cpu"
@@ -50,14 +50,18 @@ class WorkerSettings:
     threads: int = 1
     cache_bytes: int = 0
 
+    @property
+    def used_threads(self) -> int:
+        """Threads of a worker on a machine like this one."""
+        return self.threads or torch.get_num_threads()
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One order and the client that does it. `job_tasks`: every task this client will ever need labels of."""
+    """One order and the client that does it."""
 
     setup: Setup
     order: TrainOrder | EvaluateOrder
-    job_tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Worker:
         autocast = torch.bfloat16 if self.settings.precision == "bf16" else None
         self._bench = Workbench(Execution(device, autocast), keep=_NETWORKS)
         _warm_up()
-        self._holdings = Holdings(device, self.settings.cache_bytes or int(_CACHE_SHARE * memory_bytes(device.type)))
+        self._holdings = Holdings(device, self.settings.cache_bytes or pictures_bytes(device.type))
 
     def do(self, assignment: Assignment, base: State) -> Outcome:
         """Do one order from `base`. Raises Stopped; every other fault is in the answer."""
@@ -129,9 +133,7 @@ class Worker:
     def _samples(self, assignment: Assignment) -> TimedSamples:
         order = assignment.order
         side: Side = "train" if isinstance(order, TrainOrder) else order.side
-        found = self._holdings.samples(
-            assignment.setup, side, order.tasks, assignment.job_tasks, order.size, order.max_skipped_share
-        )
+        found = self._holdings.samples(assignment.setup, side, order.tasks, order.size, order.max_skipped_share)
         return TimedSamples(found, self.clock)
 
     def _work(
@@ -148,14 +150,6 @@ class Worker:
     def _step(self, phase: WorkPhase, done: int, total: int) -> None:
         if self.stopped():
             raise Stopped(f"{phase} was stopped after {done} of {total} batches")
-
-
-def memory_bytes(device: str) -> int:
-    """Memory of this machine, or what is free of its GPU's."""
-    if device == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info()
-        return free_bytes
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _warm_up() -> None:
