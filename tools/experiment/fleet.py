@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from aggregator.coordinator.state import RoundRecord
 from aggregator.record import Record
-from models.networks.flops import SampleFlops, count_flops
+from edge_agent.trainer.local import batch_indices
+from edge_agent.trainer.meters import AffinityMeter
+from models.networks.flops import FlopTable
 from models.wire.messages import JobState, JobStatus, Presence
 from tools.broker import EmbeddedBroker
 from tools.client import FleetClient
@@ -20,7 +24,7 @@ from tools.demo.processes import Processes
 from tools.demo.run import FLEET, start_services
 from tools.experiment.child import Outcome, Said, Say
 from tools.experiment.plan import RunPlan
-from tools.experiment.run_record import Flops, RunState, run_folder
+from tools.experiment.run_record import ClientData, Flops, RunState, run_folder
 
 _START_S = 180.0
 _LOOK_S = 0.5
@@ -40,7 +44,9 @@ def train_in_fleet(plan: RunPlan, say: Say) -> Outcome:
         start_services(processes, folder, agents, Path(plan.root), plan.watts_per_core, broker.url)
         record = asyncio.run(_job(plan, say, processes, broker.url))
     shutil.rmtree(folder / "state")  # models of every round; what they led to is in the record
-    return Outcome(_state(record), record.reason, record, flops_of(record), {"train": record.train_s})
+    return Outcome(
+        _state(record), record.reason, record, flops_of(record, plan.data.clients), {"train": record.train_s}
+    )
 
 
 def _state(record: Record) -> RunState:
@@ -78,20 +84,31 @@ async def _job(plan: RunPlan, say: Say, processes: Processes, url: str) -> Recor
         return msgspec.convert(await client.record(job), Record)
 
 
-def flops_of(record: Record) -> Flops:
-    """Operations of the training and evaluation that count in a record, from its own counts of samples."""
-    spec = record.spec
-    costs: dict[tuple[str, ...], SampleFlops] = {}
-    train = evaluate = 0.0
+def flops_of(record: Record, clients: Sequence[ClientData]) -> Flops:
+    """Operations of the closed rounds of a record, from its own counts of pictures; its evaluation is all clients'.
+
+    Work of which no report came is not in a record, so this is never set against a simulation's own count.
+    """
+    spec, table = record.spec, FlopTable()
+    validation = sum(client.val_images for client in clients)
+    found = dict.fromkeys(("train", "affinity", "evaluate", "weighting"), 0.0)
     for split in record.splits:
-        if split.tasks not in costs:
-            costs[split.tasks] = count_flops(spec.network, split.tasks, spec.size)
-        cost = costs[split.tasks]
-        train += cost.train * spec.train.epochs * sum(done.samples for done in split.rounds)
-        evaluate += cost.evaluate * sum(done.test_samples for done in split.rounds)
-    probed = record.affinity
-    affinity = 0.0
-    if probed is not None:
-        cost = costs.get(probed.tasks) or count_flops(spec.network, probed.tasks, spec.size)
-        affinity = cost.probe * probed.batches * spec.train.batch_size
-    return Flops(train, affinity, evaluate)
+        cost = table.count(spec.network, split.tasks, spec.size)
+        for done in split.rounds:
+            trained = spec.train.epochs * done.samples
+            found["train"] += cost.train * trained
+            found["weighting"] += cost.gradnorm * trained if done.loss_weights else 0.0
+            found["affinity"] += cost.probe * probed_pictures(record, done)
+            found["evaluate"] += cost.evaluate * (done.test_samples + (validation if done.val_losses else 0))
+    return Flops(**found)
+
+
+def probed_pictures(record: Record, done: RoundRecord) -> int:
+    """Pictures of a round's probed batches, which fall on a device's batches by the trainer's own count."""
+    train, held = record.spec.train, {agent.agent: agent.train_samples for agent in record.agents}
+    pictures = 0
+    for entry in done.affinities:
+        sizes = [len(batch) for batch in batch_indices(np.arange(held[entry.agent]), train.batch_size)] * train.epochs
+        meter = AffinityMeter(record.spec.probe_every, first_batch=done.round * len(sizes))
+        pictures += sum(size for number, size in enumerate(sizes) if meter.due(number))
+    return pictures
