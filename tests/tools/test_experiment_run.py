@@ -17,14 +17,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from models.config import ConfigError
 from models.wire.blobstore import BlobStoreError
 from tools.experiment import child as child_module
 from tools.experiment import runner as runner_module
 from tools.experiment.child import DISK_FULL, Outcome, attempt, failed_run
-from tools.experiment.folder import REPLACED_FILE, FolderTakenError, check_changed, hold_folder, standing
+from tools.experiment.folder import (
+    REPLACED_FILE,
+    FolderTakenError,
+    check_changed,
+    hold_folder,
+    standing,
+    surroundings_notes,
+)
 from tools.experiment.plan import RunPlan
 from tools.experiment.predict import SampleCost, predict
-from tools.experiment.progress import Board, board_of, duration
+from tools.experiment.progress import Board, board_of
 from tools.experiment.run import Wanted, prepare
 from tools.experiment.run_record import (
     PREDICTED_FILE,
@@ -237,6 +245,47 @@ def test_a_changed_row_that_is_done_is_refused_until_it_is_to_be_done_again(tmp_
     assert read_run(folder / REPLACED_FILE).spec.train.lr == 0.05
 
 
+@pytest.mark.parametrize(
+    "name, before", [("threads", 4), ("watts_per_core", 5.0), ("device", "cuda"), ("precision", "bf16")]
+)
+def test_a_run_of_another_set_up_is_a_changed_one(tmp_path: Path, name: str, before: object) -> None:
+    plan = plans_of(tmp_path)[0]
+    write_run(tmp_path / "out", ended(plan, **{name: before}))
+    assert standing(tmp_path / "out", plan) == "changed"
+
+
+def test_a_record_that_does_not_say_threads_and_watts_is_read_and_kept(tmp_path: Path) -> None:
+    plan = plans_of(tmp_path)[0]
+    path = write_run(tmp_path / "out", ended(plan))
+    plain = json.loads(path.read_text())
+    del plain["threads"], plain["watts_per_core"], plain["flops"]["weighting"]
+    path.write_text(json.dumps(plain))
+    assert read_run(path).watts_per_core is None
+    assert standing(tmp_path / "out", plan) == "done"
+
+
+def test_another_machine_or_version_is_told_and_no_reason_to_train_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plans = plans_of(tmp_path)
+    for plan in plans:
+        write_run(out, ended(plan, machine="a bigger one", versions={**plan.versions, "torch": "0.1"}))
+    assert check_changed(out, plans, ()) == []
+    told = surroundings_notes(out, plans)
+    assert told[0].startswith("note: of 2 runs done before, machine was a bigger one, is ")
+    assert any("torch was 0.1, is " in line for line in told)
+
+
+def test_a_gpu_that_is_not_there_is_a_fault_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    path = written(tmp_path, head=SPEC.replace("jobs = 2", 'jobs = 2\ndevice = "cuda"'))
+    with pytest.raises(ConfigError, match="torch sees no GPU here"):
+        prepare(Wanted(path, out=tmp_path / "out"), make=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert prepare(Wanted(path, out=tmp_path / "out"), make=False).plans
+
+
 def test_other_questions_are_noted_without_training_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = plans_of(tmp_path)[1]
@@ -318,6 +367,16 @@ class Silent:
     def ended(self, run: Run) -> None: ...
 
 
+def test_a_line_that_is_no_message_does_not_stop_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "stub"
+    stub.write_text("#!/bin/sh\necho Segmentation fault, or whatever a library prints\nexit 3\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    with hold_folder(tmp_path / "out") as lock:
+        found = run_grid(plans_of(tmp_path), 2, lock, Silent())
+    assert [run.state for run in found] == ["failed", "failed"]
+
+
 @pytest.mark.parametrize("code", [DISK_FULL, None])
 def test_a_full_disk_stops_the_grid_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
@@ -336,13 +395,13 @@ def test_a_full_disk_stops_the_grid_with_what_to_do(
     assert not list((tmp_path / "out").rglob(RUN_FILE))
 
 
-# --- the cost foreseen ----------------------------------------------------------------------------------------------
+# --- the predicted cost ----------------------------------------------------------------------------------------------
 
 
 def cost(tasks: tuple[str, ...]) -> SampleCost:
     """Encoder 10, head 1: as in a + b*n."""
     forward = 10.0 + len(tasks)
-    return SampleCost(train=3 * forward, evaluate=forward, probe=100.0)
+    return SampleCost(train=3 * forward, evaluate=forward, probe=100.0, gradnorm=5.0)
 
 
 CLIENTS = (
@@ -356,11 +415,13 @@ def test_the_prediction_of_fixed_plans_by_hand(tmp_path: Path) -> None:
     """Two rounds of two clients, 80 pictures together; evaluated once on 12."""
     plans = {plan.row: plan for plan in plans_of(tmp_path, TWO_ROWS + '[[row]]\nname = "o"\nscheme = "one-by-one"\n')}
     together = predict(plans["all"].spec, CLIENTS, cost)
-    assert together.flops == Flops(train=2 * 80 * 36.0, affinity=0.0, evaluate=12 * 12.0)
+    assert together.flops == Flops(train=2 * 80 * 36.0, affinity=0.0, evaluate=12 * 12.0, weighting=0.0)
     alone = predict(plans["o"].spec, CLIENTS, cost)
-    assert alone.flops == Flops(train=2 * 2 * 80 * 33.0, affinity=0.0, evaluate=2 * 12 * 11.0)
+    assert alone.flops == Flops(train=2 * 2 * 80 * 33.0, affinity=0.0, evaluate=2 * 12 * 11.0, weighting=0.0)
     assert "the same whatever is measured" in alone.assumed
     assert together.work["rounds"] == 2
+    balanced = predict(msgspec.structs.replace(plans["all"].spec, scheme="gradnorm"), CLIENTS, cost)
+    assert balanced.flops == msgspec.structs.replace(together.flops, weighting=2 * 80 * 5.0)
 
 
 def test_the_prediction_of_mas_says_what_it_assumed_and_counts_its_probes(tmp_path: Path) -> None:
@@ -391,11 +452,6 @@ def test_time_left_follows_from_predicted_work_and_measured_speed(tmp_path: Path
     board = board.with_line(0, standing="failed").with_line(1, standing="done", took_s=20.0)
     assert board.left_s(30.0) == pytest.approx(100 / 10.0), "a run that failed tells no speed"
     assert board.ended == 2
-
-
-@pytest.mark.parametrize("seconds, said", [(None, "?"), (7, "7 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
-def test_durations(seconds: float | None, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def test_a_record_survives_its_file(tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ def to_run(plan: RunPlan, outcome: Outcome, *, wall_s: float, cpu_s: float, star
         cpu_s=cpu_s,
         profile=outcome.profile,
         started_at=started_at,
+        threads=plan.threads,
+        watts_per_core=plan.watts_per_core,
     )
 
 

@@ -119,15 +119,36 @@ def differences(run: Run, plan: RunPlan) -> list[str]:
     for name in dict.fromkeys((*was, *wanted)):
         if was.get(name) != wanted.get(name):
             found.append(f"{name} was {was.get(name, 'not set')}, is {wanted.get(name, 'not set')}")
-    for name in ("mode", "device", "precision"):
+    for name in ("mode", "device", "precision", "threads", "watts_per_core"):
         before, now = getattr(run, name), getattr(plan, name)
-        if before != now:
+        if before is not None and before != now:  # older records do not say all of it
             found.append(f"{name} was {before}, is {now}")
     if run.data.manifest_sha256 != plan.data.manifest_sha256:
         found.append("the dataset's manifest is another")
     if run.data.clients != plan.data.clients:
         found.append("the clients hold other pictures")
     return found
+
+
+def surroundings(run: Run, plan: RunPlan) -> list[str]:
+    """What a run that ended has otherwise than one made now, a line each: no reason to train again, but to be told."""
+    found = [f"machine was {run.machine}, is {plan.machine}"] if run.machine != plan.machine else []
+    for name in dict.fromkeys((*run.versions, *plan.versions)):
+        before, now = run.versions.get(name, "not there"), plan.versions.get(name, "not there")
+        if before != now:
+            found.append(f"{name} was {before}, is {now}")
+    return found
+
+
+def surroundings_notes(out: Path, plans: Sequence[RunPlan]) -> list[str]:
+    """`surroundings` of all that is done in `out`, each with how many runs it is said of."""
+    counts: dict[str, int] = {}
+    for plan in plans:
+        path = run_folder(out, plan.row, plan.seed) / RUN_FILE
+        if path.exists():
+            for line in surroundings(read_run(path), plan):
+                counts[line] = counts.get(line, 0) + 1
+    return [f"note: of {count} {'run' if count == 1 else 'runs'} done before, {line}" for line, count in counts.items()]
 
 
 def check_changed(out: Path, plans: Sequence[RunPlan], redo: Sequence[str]) -> list[RunPlan]:

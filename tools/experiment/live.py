@@ -12,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tools.experiment.progress import Board, Line, duration
+from tools.experiment.progress import Board, RunLine
 from tools.experiment.run_record import Run
+from tools.report.words import elapsed
 
 
 class Display:
@@ -46,7 +47,7 @@ class Display:
         board = self._board
         self._ended += 1
         total = f"/{len(board.lines)}" if board is not None else ""
-        left = f", {duration(board.left_s(time.monotonic()))} left" if board is not None else ""
+        left = f", {elapsed(board.left_s(time.monotonic()))} left" if board is not None else ""
         self.say(f"[{self._ended}{total}{left}] {run_line(run)}")
         self.say(f"    again: {run.command}")
 
@@ -62,17 +63,17 @@ class Display:
         running = [line for line in board.lines if line.standing == "running"]
         head = Text(
             f"{board.ended} of {len(board.lines)} runs ended, {len(running)} running, "
-            f"{duration(now_s - self._began_s)} gone, {duration(board.left_s(now_s))} left"
+            f"{elapsed(now_s - self._began_s)} gone, {elapsed(board.left_s(now_s))} left"
         )
         return Group(head, _table(running, now_s))
 
 
-def _table(running: Sequence[Line], now_s: float) -> Table:
+def _table(running: Sequence[RunLine], now_s: float) -> Table:
     table = Table("run", "", "rounds", "for", box=None, pad_edge=False)
     for line in running:
         rounds = f"{line.rounds}/{line.rounds_expected:.0f}"
         bar = ProgressBar(total=1.0, completed=line.share, width=30)
-        table.add_row(line.label, bar, f"{rounds} {line.text}", duration(now_s - line.began_s))
+        table.add_row(line.label, bar, f"{rounds} {line.text}", elapsed(now_s - line.began_s))
     return table
 
 
@@ -84,4 +85,4 @@ def run_line(run: Run) -> str:
     total = run.record.total_loss
     loss = "no model of its own to serve" if total is None else f"loss {total:.4f}"
     energy = "" if run.energy.energy_j is None else f", {run.energy.energy_j:.0f} J {run.energy.state}"
-    return f"{head}, {loss}, {run.flops.total:.3g} FLOPs{energy}, {duration(run.wall_s)}"
+    return f"{head}, {loss}, {run.flops.total:.3g} FLOPs{energy}, {elapsed(run.wall_s)}"

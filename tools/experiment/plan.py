@@ -25,7 +25,10 @@ _PACKAGES = ("mas-edge", "torch", "numpy", "msgspec")
 
 
 class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run: what the record will say of it, and where its process finds its data."""
+    """One run: what the record will say of it, and where its process finds its data.
+
+    `slots` runs share the memory of the machine.
+    """
 
     experiment: str
     row: str
@@ -45,6 +48,7 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command: str
     out: str
     predicted: Predicted | None = None
+    slots: int = 1
 
 
 def data_root(experiment: Experiment, given: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""What a run will cost, foreseen from a + b*n and the clients' sizes before anything is trained.
+"""What a run will cost, predicted from a + b*n and the clients' sizes before anything is trained.
 
 The plan comes from the scheme itself. Where groups are decided by what will be measured, the scheme is asked under
 random affinities and validation losses, and the mean over those draws is taken; the figure is never corrected later.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aggregator.affinity import AffinityTotal
 from aggregator.schemes import find_scheme
 from aggregator.schemes.base import Results, SplitPlan
 from models.wire.job import JobSpec
 from tools.experiment.run_record import ClientData, Flops, Predicted
+
+if TYPE_CHECKING:
+    from models.networks.flops import FlopTable
 
 #: Draws of what will be measured; their spread is a few percent, so their mean is known well enough.
 DRAWS = 24
@@ -24,21 +28,23 @@ _MOST_STAGES = 32
 
 @dataclass(frozen=True, slots=True)
 class SampleCost:
-    """Floating-point operations per picture: a step of training, a forward pass, a probe."""
+    """Floating-point operations per picture: a step of training, a forward pass, a probe, GradNorm's gradients."""
 
     train: float
     evaluate: float
     probe: float
+    gradnorm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Pictures that go through a network of one split, by kind; `rounds` of clients' training."""
+    """Pictures that go through a network of one split, by kind (`weighted`: under GradNorm); `rounds` of training."""
 
     tasks: tuple[str, ...]
     train: float
     probe: float
     evaluate: float
+    weighted: float
     rounds: int
 
 
@@ -58,6 +64,7 @@ def predict(spec: JobSpec, clients: Sequence[ClientData], cost: Callable[[tuple[
             train=_mean(draws, lambda work: work.train * costs[work.tasks].train),
             affinity=_mean(draws, lambda work: work.probe * costs[work.tasks].probe),
             evaluate=_mean(draws, lambda work: work.evaluate * costs[work.tasks].evaluate),
+            weighting=_mean(draws, lambda work: work.weighted * costs[work.tasks].gradnorm),
         ),
         assumed=f"{assumed}; every client that is asked answers",
         work={
@@ -96,11 +103,13 @@ def work_of(spec: JobSpec, clients: Sequence[ClientData], split: SplitPlan) -> W
     probed = max(0, min(split.probe_rounds, split.last_round + 1) - split.first_round)
     tests = sum(r == split.last_round or (r + 1) % spec.eval_every == 0 for r in _rounds(split))
     validated = sum(client.val_images for client in clients) if split.validate else 0
+    trained = rounds * per_round * settings.epochs
     return Work(
         tasks=split.tasks,
-        train=rounds * per_round * settings.epochs,
+        train=trained,
         probe=probed * per_round * settings.epochs / spec.probe_every,
         evaluate=tests * sum(client.test_images for client in clients) + validated,
+        weighted=trained if settings.loss_weighting == "gradnorm" else 0.0,
         rounds=rounds,
     )
 
@@ -118,30 +127,26 @@ def _mean(draws: Sequence[Sequence[Work]], of: Callable[[Work], float]) -> float
     return sum(of(work) for works in draws for work in works) / len(draws)
 
 
-def network_cost(
-    spec: JobSpec, known: dict[tuple[str, int, tuple[str, ...]], SampleCost]
-) -> Callable[[tuple[str, ...]], SampleCost]:
-    """The cost per picture of the job's network by the a + b*n formula; `known` keeps what was worked out."""
-    from models.networks.flops import predict_flops
+def network_cost(spec: JobSpec, table: FlopTable) -> Callable[[tuple[str, ...]], SampleCost]:
+    """The cost per picture of the job's network by the a + b*n formula; `table` keeps what was worked out."""
 
     def cost(tasks: tuple[str, ...]) -> SampleCost:
-        key = (spec.network, spec.size, tasks)
-        if key not in known:
-            found = predict_flops(spec.network, tasks, spec.size)
-            known[key] = SampleCost(found.train, found.evaluate, found.probe)
-        return known[key]
+        found = table.predict(spec.network, tasks, spec.size)
+        return SampleCost(found.train, found.evaluate, found.probe, found.gradnorm)
 
     return cost
 
 
 def predict_all(specs: Mapping[str, JobSpec], clients: Sequence[ClientData]) -> dict[str, Predicted]:
     """The cost of each job. Raises ValueError naming those that cannot be planned."""
-    known: dict[tuple[str, int, tuple[str, ...]], SampleCost] = {}
+    from models.networks.flops import FlopTable  # brings torch, which is not needed to read a plan
+
+    table = FlopTable()
     found: dict[str, Predicted] = {}
     faults: list[str] = []
     for name, spec in specs.items():
         try:
-            found[name] = predict(spec, clients, network_cost(spec, known))
+            found[name] = predict(spec, clients, network_cost(spec, table))
         except ValueError as error:
             faults.append(f"row {name!r}: {error}")
     if faults:

@@ -14,7 +14,7 @@ _MOST = 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class RunLine:
     """One run of the grid. `flops` and `rounds_expected` are predictions; `ended_s` is how long it took."""
 
     label: str
@@ -38,7 +38,7 @@ class Line:
 class Board:
     """All runs in their order; `slots` run at once."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[RunLine, ...]
     slots: int
 
     def with_line(self, index: int, **changes: object) -> Board:
@@ -72,14 +72,5 @@ def board_of(plans: Sequence[RunPlan], slots: int) -> Board:
     for plan in plans:
         rounds = plan.predicted.work.get("rounds", 0.0) if plan.predicted is not None else float(plan.spec.rounds)
         flops = plan.predicted.flops.total if plan.predicted is not None else float(plan.spec.rounds)
-        lines.append(Line(f"{plan.row}, seed {plan.seed}", flops, rounds))
+        lines.append(RunLine(f"{plan.row}, seed {plan.seed}", flops, rounds))
     return Board(tuple(lines), slots)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -18,7 +18,7 @@ from edge_agent.inventory import InventoryError
 from models.config import ConfigError
 from models.wire.job import JobSpec
 from tools.demo.plan import PlanError
-from tools.experiment.folder import check_changed, hold_folder, keep_spec, space_faults
+from tools.experiment.folder import check_changed, hold_folder, keep_spec, space_faults, surroundings_notes
 from tools.experiment.plan import RunPlan, choose_rows, data_root, plan_runs, read_data
 from tools.experiment.predict import predict_all
 from tools.experiment.run_record import RUN_FILE, DataUsed, Run, read_run, run_folder
@@ -71,11 +71,12 @@ def prepare(wanted: Wanted, make: bool) -> Prepared:
         plans = plan_runs(experiment, rows, wanted.seeds, data, root, out, wanted.data)
         if not faults:
             plans = _with_predictions(plans, data, faults)
+    faults += device_faults(experiment.spec.device)
     slots = wanted.jobs or experiment.spec.jobs or os.cpu_count() or 1
     faults += space_faults(out, len(plans) or len(rows), min(slots, sum(row.mode == "fleet" for row in rows)))
     if faults:
         raise ConfigError(str(wanted.spec), list(dict.fromkeys(faults)))
-    return Prepared(experiment, tuple(plans), out, slots)
+    return Prepared(experiment, tuple(msgspec.structs.replace(plan, slots=slots) for plan in plans), out, slots)
 
 
 def run_experiment(prepared: Prepared, wanted: Wanted, shown: Shown) -> list[Run]:
@@ -87,10 +88,24 @@ def run_experiment(prepared: Prepared, wanted: Wanted, shown: Shown) -> list[Run
         todo = check_changed(prepared.out, prepared.plans, wanted.redo)
         keep_spec(prepared.out, wanted.spec)
         done = len(prepared.plans) - len(todo)
+        kept = [plan for plan in prepared.plans if plan not in todo]
         shown.say(f"{len(prepared.plans)} runs in {prepared.out}, {done} done before, {prepared.slots} at once")
+        for note in surroundings_notes(prepared.out, kept):
+            shown.say(note)
         if todo:
             run_grid(todo, min(prepared.slots, len(todo)), lock, shown)
     return [read_run(run_folder(prepared.out, plan.row, plan.seed) / RUN_FILE) for plan in prepared.plans]
+
+
+def device_faults(device: str) -> list[str]:
+    """Why nothing can be trained on this device here."""
+    if device != "cuda":
+        return []
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    return ['device = "cuda", but torch sees no GPU here; look at nvidia-smi and torch’s CUDA build, or set "cpu"']
 
 
 def make_data(experiment: Experiment, root: Path) -> None:
@@ -125,7 +140,7 @@ def _job_faults(rows: Sequence[PlannedRow], data: DataUsed, root: Path) -> list[
 
 
 def _with_predictions(plans: Sequence[RunPlan], data: DataUsed, faults: list[str]) -> list[RunPlan]:
-    """The plans with their cost foreseen; the seed changes nothing of it."""
+    """The plans with their predicted cost; the seed changes nothing of it."""
     specs: dict[str, JobSpec] = {plan.row: plan.spec for plan in plans}
     try:
         predicted = predict_all(specs, data.clients)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -124,9 +124,12 @@ def _start(grid: _Grid, index: int) -> None:
 
 def _read(child: _Child, news: queue.SimpleQueue[_News]) -> None:
     assert child.process.stdout is not None
-    for line in child.process.stdout:
-        news.put((child.index, msgspec.json.decode(line, type=Said)))
-    news.put((child.index, None))
+    try:
+        for line in child.process.stdout:
+            with suppress(msgspec.DecodeError):  # a line that is no message says nothing of how far the run is
+                news.put((child.index, msgspec.json.decode(line, type=Said)))
+    finally:
+        news.put((child.index, None))
 
 
 def _listen(grid: _Grid) -> Run | None:

@@ -15,6 +15,7 @@ from tools.simulate.clients import Client, clients_of
 from tools.simulate.driver import simulate
 from tools.simulate.energy import meter_for
 from tools.simulate.inprocess import in_process
+from tools.simulate.memory import pictures_bytes
 from tools.simulate.simulation import Progress
 from tools.simulate.worker import Device, Precision, WorkerSettings
 
@@ -24,10 +25,7 @@ def train_in_simulation(plan: RunPlan, say: Say) -> Outcome:
 
     Raises what `tools.simulate.driver.simulate` raises; a job that fails or diverges is an outcome.
     """
-    settings = WorkerSettings(
-        device=cast(Device, plan.device), precision=cast(Precision, plan.precision), threads=plan.threads
-    )
-    executor = in_process(settings)
+    executor = in_process(worker_settings(plan))
     try:
         found = simulate(
             plan.spec,
@@ -39,6 +37,16 @@ def train_in_simulation(plan: RunPlan, say: Say) -> Outcome:
     finally:
         executor.close()
     return Outcome(found.state, found.reason, found.record, Flops(**found.flops), found.profile)
+
+
+def worker_settings(plan: RunPlan) -> WorkerSettings:
+    """How the clients' work is done: with the pictures' memory shared with the runs beside this one."""
+    return WorkerSettings(
+        device=cast(Device, plan.device),
+        precision=cast(Precision, plan.precision),
+        threads=plan.threads,
+        cache_bytes=pictures_bytes(plan.device, plan.slots),
+    )
 
 
 def clients_of_data(data: DataUsed, root: Path) -> list[Client]:

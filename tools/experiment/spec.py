@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from edge_agent.config import PowerConfig
 from models.config import ConfigError, convert, load_toml
 from models.tasks import UnknownTasksError, parse_tasks
 from models.wire.job import Count, JobSpec, Name
@@ -59,6 +60,7 @@ class RowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExperimentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file. `clients` 0: one per training building; `jobs` runs at once, 0: one per core, `threads` each.
 
+    `note` says what a reader of the report must know of how its settings were chosen.
     `train` and `test` name buildings; without them the dataset's own mas-dataset.json says which are which.
     """
 
@@ -69,6 +71,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = ""
     data_format: str = "taskonomy"
     make_data: str = ""
+    note: str = ""
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     clients: Annotated[int, Meta(ge=0)] = 0
@@ -77,7 +80,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Precision = "fp32"
     jobs: Annotated[int, Meta(ge=0)] = 0
     threads: Count = 1
-    watts_per_core: Annotated[float, Meta(gt=0)] = 5.0
+    watts_per_core: Annotated[float, Meta(gt=0)] = PowerConfig().watts_per_core
 
 
 @dataclass(frozen=True, slots=True)

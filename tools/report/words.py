@@ -74,6 +74,13 @@ def duration(value: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
+def elapsed(value: float | None) -> str:
+    """As `duration`, in whole seconds: what changes while one looks at it is not to jump about."""
+    if value is None:
+        return DASH
+    return f"{round(value)} s" if round(value) < 60 else duration(value)
+
+
 def loss(value: float | None) -> str:
     """Losses are compared at three decimals."""
     return DASH if value is None else f"{value:.3f}".replace("-", MINUS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_agent.config import PowerConfig
 from edge_agent.power.base import Meter, NoMeter
 from edge_agent.power.estimate import CpuTimeEstimate
 from edge_agent.trainer.protocol import TrainDone
@@ -9,7 +10,7 @@ from models.wire.messages import Phase, PhaseEnergy
 from tools.simulate.worker import Outcome
 
 #: As an agent assumes when its settings do not say.
-WATTS_PER_CORE = 3.0
+WATTS_PER_CORE = PowerConfig().watts_per_core
 
 
 def meter_for(device: str, watts_per_core: float = WATTS_PER_CORE) -> Meter:
