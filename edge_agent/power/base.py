@@ -14,13 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge_agent.power.source import PowerSourceError as PowerSourceError
 from models.wire.messages import EnergyState
 
 log = logging.getLogger(__name__)
-
-
-class PowerSourceError(Exception):
-    """A power source that cannot be read; the message says why and what mends it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["train", "affinity", "communicate", "wait", "evaluate"]
-EnergyState = Literal["measured", "estimated", "partial", "missing"]
+EnergyState = Literal["measured", "calibrated", "estimated", "partial", "missing"]
 JobState = Literal["submitted", "merging", "training", "continuing", "exporting", "deployed", "failed", "cancelled"]
 Reason = Annotated[str, Meta(max_length=1000)]
+Flag = Annotated[str, Meta(max_length=64)]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +52,12 @@ class OrderKey(Part, frozen=True):
 
 
 class PhaseEnergy(Part, frozen=True):
-    """Joules of one phase of one order, and where they come from. `energy_j` is None when nothing could be said."""
+    """Joules of one phase of one order, and where they come from. `energy_j` is None when nothing could be said.
+
+    How far to trust it: `coverage` is the share of the duration that the joules stand for, `uncertainty_j` how far
+    they may be off to both sides, `max_gap_s` the longest time between two of the `n_samples` readings behind them.
+    None: not told (an older agent) or not known. `flags` name what happened meanwhile ("throttled", "suspended").
+    """
 
     phase: Phase
     duration_s: float
@@ -61,6 +67,11 @@ class PhaseEnergy(Part, frozen=True):
     source: str
     scope: str
     reason: str = ""
+    coverage: Annotated[float, Meta(ge=0, le=1)] | None = None
+    uncertainty_j: Annotated[float, Meta(ge=0)] | None = None
+    n_samples: Count = 0
+    max_gap_s: Annotated[float, Meta(ge=0)] | None = None
+    flags: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
 
 
 class TaskLoss(Part, frozen=True):

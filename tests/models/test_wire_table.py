@@ -48,7 +48,10 @@ from models.wire.topics import Kind
 SHA = "ab" * 32
 REF = BlobRef(SHA, 1500, 1024, (b"\x01" * 32, b"\x02" * 32))
 KEY = OrderKey("demo", "split-0", 3, "pi-1", 1, "train")
-ENERGY = (PhaseEnergy("train", 2.5, 2.0, 11.25, "measured", "ina3221", "board"),)
+ENERGY = (
+    PhaseEnergy("train", 2.5, 2.0, 11.25, "measured", "ina3221", "board", "", 1.0, 0.5, 26, 0.125, ("throttled",)),
+    PhaseEnergy("wait", 1.5, 0.0, None, "missing", "ina3221", "board", "rail VDD_IN: Input/output error"),
+)
 LOSSES = (TaskLoss("normal", 3.5, 7), TaskLoss("edge_texture", 0.25, 7))
 AFFINITY = AffinitySums(2, ((0.0, 0.5), (-0.25, 0.0)))
 SPEC = JobSpec("demo", ("normal", "edge_texture"))
@@ -236,3 +239,23 @@ def test_the_largest_blob_fits_into_its_messages() -> None:
     assert decode(encode(every_other), "requests") == every_other
     chunk = Chunk(SHA, 2047, bytes(131072))
     assert decode(encode(chunk), "download") == chunk
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"coverage": 1.5}, {"coverage": -0.1}, {"uncertainty_j": -1.0}, {"max_gap_s": -1.0}, {"n_samples": -1},
+     {"flags": ["x" * 65]}, {"flags": ["x"] * 33}, {"state": "guessed"}],
+)  # fmt: skip
+def test_a_figure_of_energy_out_of_bounds(change: dict[str, object]) -> None:
+    raw = fields(OrderFailed(KEY, "why", energy=ENERGY))
+    figure = raw["energy"][0]  # type: ignore[index]
+    with pytest.raises(Malformed):
+        decode(packed({**raw, "energy": [{**figure, **change}]}), "reports")
+
+
+def test_a_figure_of_an_older_agent_claims_nothing_about_its_quality() -> None:
+    raw = fields(OrderFailed(KEY, "why", energy=ENERGY))
+    newer = {"coverage", "uncertainty_j", "n_samples", "max_gap_s", "flags"}
+    old = {name: value for name, value in raw["energy"][0].items() if name not in newer}  # type: ignore[index]
+    (figure,) = decode(packed({**raw, "energy": [old]}), "reports").energy  # type: ignore[attr-defined]
+    assert (figure.coverage, figure.uncertainty_j, figure.n_samples, figure.flags) == (None, None, 0, ())
