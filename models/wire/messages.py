@@ -89,8 +89,43 @@ class AffinitySums(Part, frozen=True):
     sums: tuple[tuple[float, ...], ...]
 
 
+class BoardInfo(Part, frozen=True):
+    """What a board says of itself at one instant; None and "" where it does not say.
+
+    `throttled` names what slows it down at this instant or has since it was started, as the board calls it.
+    """
+
+    power_mode: Annotated[str, Meta(max_length=64)] = ""
+    temperature_c: float | None = None
+    throttled: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
+    undervoltage: bool = False
+    battery_percent: float | None = None
+
+
+class BudgetInfo(Part, frozen=True):
+    """What a device may still spend. `refuses`: why it takes no order at all at present ("": it does).
+
+    `again_after_s`: when it is worth asking again, counted from the message. `spent_j` is of the device's own day.
+    """
+
+    refuses: Reason = ""
+    again_after_s: Annotated[float, Meta(ge=0)] = 0.0
+    joules_per_day: float | None = None
+    spent_j: float = 0.0
+
+
+class Declined(Part, frozen=True):
+    """An order that was not begun because the device cannot afford it. `predicted_j`: what it would have cost."""
+
+    again_after_s: Annotated[float, Meta(ge=0)]
+    predicted_j: float | None = None
+
+
 class Capabilities(Part, frozen=True):
-    """What a device brings to a job. `val_samples` are pictures of its training buildings that it does not train on."""
+    """What a device brings to a job. `val_samples` are pictures of its training buildings that it does not train on.
+
+    `board` and `budget` are those of the moment at which it said so.
+    """
 
     labels: tuple[str, ...]
     train_samples: Count
@@ -100,6 +135,8 @@ class Capabilities(Part, frozen=True):
     cores: Count
     memory_bytes: Count
     val_samples: Count = 0
+    board: BoardInfo | None = None
+    budget: BudgetInfo | None = None
 
 
 # --- both ways -------------------------------------------------------------------------------------------------
@@ -156,7 +193,7 @@ class TrainReport(Message, frozen=True):
     `train_s`: seconds of training, affinity probes included. `bytes_up`: the update's size as it is offered, for at
     the time of the report none of it has been sent; chunks sent again are not counted. `bytes_down`: chunks of the
     base as they arrived, repeated ones included; 0 when it was here already. `loss_weights`: where GradNorm has left
-    the tasks' weights, in the order's order of tasks; empty otherwise.
+    the tasks' weights, in the order's order of tasks; empty otherwise. `boards`: the board at its start and its end.
     """
 
     key: OrderKey
@@ -171,10 +208,11 @@ class TrainReport(Message, frozen=True):
     bytes_down: Count
     train_s: float
     loss_weights: tuple[float, ...] = ()
+    boards: Annotated[tuple[BoardInfo, ...], Meta(max_length=2)] = ()
 
 
 class EvaluateReport(Message, frozen=True):
-    """Losses of a model on the pictures that the order names."""
+    """Losses of a model on the pictures that the order names. `boards`: the board at its start and its end."""
 
     key: OrderKey
     samples: Count
@@ -184,6 +222,7 @@ class EvaluateReport(Message, frozen=True):
     energy: tuple[PhaseEnergy, ...]
     bytes_up: Count
     bytes_down: Count
+    boards: Annotated[tuple[BoardInfo, ...], Meta(max_length=2)] = ()
 
 
 class DeployReport(Message, frozen=True):
@@ -202,6 +241,7 @@ class OrderFailed(Message, frozen=True):
     """The agent refuses or could not finish an order. `final` when trying again here is of no use.
 
     `diverged`: training came to losses or weights that are not finite, which is the job's doing and not the agent's.
+    `declined`: it was not begun, for want of joules or for the board's sake; trying again later here is of use.
     """
 
     key: OrderKey
@@ -209,6 +249,7 @@ class OrderFailed(Message, frozen=True):
     final: bool = False
     energy: tuple[PhaseEnergy, ...] = ()
     diverged: bool = False
+    declined: Declined | None = None
 
 
 # --- aggregator -> agent ---------------------------------------------------------------------------------------

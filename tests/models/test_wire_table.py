@@ -16,11 +16,14 @@ from models.wire.messages import (
     BlobAck,
     BlobRef,
     BlobWant,
+    BoardInfo,
+    BudgetInfo,
     BundleFile,
     CancelJob,
     CancelOrder,
     Capabilities,
     Chunk,
+    Declined,
     DeployOrder,
     DeployReport,
     EvaluateOrder,
@@ -55,6 +58,8 @@ ENERGY = (
 LOSSES = (TaskLoss("normal", 3.5, 7), TaskLoss("edge_texture", 0.25, 7))
 AFFINITY = AffinitySums(2, ((0.0, 0.5), (-0.25, 0.0)))
 SPEC = JobSpec("demo", ("normal", "edge_texture"))
+BOARD = BoardInfo("15W", 48.5, ("frequency capped",), True, 80.0)
+BUDGET = BudgetInfo("the day's 900 J are spent", 60.5, 900.0, 901.5)
 
 #: Message, and a kind of topic it belongs to. The golden bytes of each are in test_wire_table.json.
 ROWS: tuple[tuple[Message, Kind], ...] = (
@@ -63,18 +68,18 @@ ROWS: tuple[tuple[Message, Kind], ...] = (
     (Chunk(SHA, 1, b"\x00\xffdata"), "download"),
     (
         Presence(
-            "pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32, 2)
+            "pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32, 2, BOARD, BUDGET)
         ),
         "presence",
     ),
     (Progress(KEY, "train", 3, 10, 4.5, "estimated"), "reports"),
     (
-        TrainReport(KEY, REF, 7, LOSSES, AFFINITY, ("a.png",), 1, ENERGY, 1, 2, 2.5, (0.75, 1.25)),
+        TrainReport(KEY, REF, 7, LOSSES, AFFINITY, ("a.png",), 1, ENERGY, 1, 2, 2.5, (0.75, 1.25), (BOARD, BoardInfo())),
         "reports",
     ),
-    (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20), "reports"),
+    (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20, (BOARD,)), "reports"),
     (DeployReport(KEY, SHA, 1e-6, 12.5, ENERGY, 10, 20), "reports"),
-    (OrderFailed(KEY, "the loss is not finite", True, ENERGY, True), "reports"),
+    (OrderFailed(KEY, "the loss is not finite", True, ENERGY, True, Declined(60.5, 12.0)), "reports"),
     (
         TrainOrder(KEY, ("normal",), "pi", 64, REF, 5, TrainSettings(), 10, "fp16", 0.1, 600.0, (1.0,), (0.5,)),
         "orders",
