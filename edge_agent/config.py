@@ -40,13 +40,41 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_warm: bool = False
 
 
+class PlugConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A metering plug in front of this device's power supply, which tells its watts over MQTT.
+
+    `topic` is the one its figures come on: `tele/<name>/SENSOR` (Tasmota), `<prefix>/status/switch:0`, `.../pm1:0` or
+    `<prefix>/events/rpc` (Shelly Gen2+), or any other whose JSON has "power" in watts (Zigbee2MQTT). `channel` counts
+    from 0 on plugs that meter several sockets. `period_s` is how often it reports: longer silence is a gap.
+    """
+
+    broker: str
+    topic: Annotated[str, Meta(pattern=r"^[^#+]+\Z")]
+    channel: Annotated[int, Meta(ge=0)] | None = None
+    period_s: Positive = 10.0
+
+
+class ReplayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A recorded trace (`mas power record`) in the place of a meter; whatever it gives is labelled as replay."""
+
+    file: str
+    speed: Positive = 1.0
+    loop: bool = False
+
+
 class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which meter to use. `estimate` is CPU seconds x `watts_per_core`, and is always shown as estimated."""
+    """Which meter to use. `estimate` is CPU seconds x `watts_per_core`, and is always shown as estimated.
+
+    `calibration` is the file that `mas power calibrate` wrote; "" stands for the one in the agent's state directory.
+    """
 
     source: Literal["auto", "jetson-sysfs", "estimate", "none"] = "auto"
     watts_per_core: Positive = 3.0
     period_s: Positive = 0.1
     root: str = "/"
+    plug: PlugConfig | None = None
+    replay: ReplayConfig | None = None
+    calibration: str = ""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
