@@ -92,7 +92,8 @@ class AffinitySums(Part, frozen=True):
 class BoardInfo(Part, frozen=True):
     """What a board says of itself at one instant; None and "" where it does not say.
 
-    `throttled` names what slows it down at this instant or has since it was started, as the board calls it.
+    `throttled` names what slows it down at this instant, `events` what has happened since it was started: an event that
+    was not there before an order happened during it. `clocks`: "pinned" to one frequency, or "free".
     """
 
     power_mode: Annotated[str, Meta(max_length=64)] = ""
@@ -100,6 +101,8 @@ class BoardInfo(Part, frozen=True):
     throttled: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
     undervoltage: bool = False
     battery_percent: float | None = None
+    clocks: Annotated[str, Meta(max_length=64)] = ""
+    events: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
 
 
 class BudgetInfo(Part, frozen=True):
