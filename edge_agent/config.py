@@ -77,6 +77,20 @@ class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: str = ""
 
 
+class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the device may spend; what is None is not limited. An order beyond it is refused, with the reason.
+
+    `joules_per_day` is of orders, from local midnight to local midnight; waiting is not in it. The other limits stop
+    all training and evaluation until the board is well below (temperature) or above (battery) them, or its supply is
+    strong enough again. A limit on what the board does not tell has no effect, which is logged.
+    """
+
+    joules_per_day: Positive | None = None
+    max_temperature_c: Annotated[float, Meta(gt=0, le=150)] | None = None
+    min_battery_percent: Annotated[float, Meta(gt=0, le=100)] | None = None
+    refuse_undervoltage: bool = False
+
+
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an agent needs to know. A blob may be no larger than the wire carries, whatever is set here."""
 
@@ -87,6 +101,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Identifier = "lab"
     trainer: TrainerConfig = TrainerConfig()
     power: PowerConfig = PowerConfig()
+    budget: BudgetConfig = BudgetConfig()
     max_queued_orders: Annotated[int, Meta(ge=1, le=64)] = 8
     max_blob_bytes: Annotated[int, Meta(ge=2**20, le=LIMITS.max_blob_bytes)] = LIMITS.max_blob_bytes
     max_store_bytes: Annotated[int, Meta(ge=2**20)] = 512 * 2**20
