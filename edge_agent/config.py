@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,10 @@ from models.wire.chunks import LIMITS
 
 Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Positive = Annotated[float, Meta(gt=0)]
+#: "auto", "estimate", "none", or a name that `mas power list` tells.
+_POWER_SOURCES = (
+    r"^(auto|estimate|none|plug|ina-hwmon|jetson-sysfs|jtop|pi-pmic|nvml(:[0-9]+)?|rapl|replay(:[ -~]{1,100})?)\Z"
+)
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,12 +67,13 @@ class ReplayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which meter to use. `estimate` is CPU seconds x `watts_per_core`, and is always shown as estimated.
+    """Which meter to use: "auto" (the widest scope that can be read), the name of one source as `mas power list` tells
+    it, "estimate" (CPU seconds x `watts_per_core`, always shown as estimated), or "none".
 
     `calibration` is the file that `mas power calibrate` wrote; "" stands for the one in the agent's state directory.
     """
 
-    source: Literal["auto", "jetson-sysfs", "estimate", "none"] = "auto"
+    source: Annotated[str, Meta(pattern=_POWER_SOURCES)] = "auto"
     watts_per_core: Positive = 3.0
     period_s: Positive = 0.1
     root: str = "/"

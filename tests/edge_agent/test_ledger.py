@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.ledger import MAX_ACCOUNTS, Ledger, Window
-from edge_agent.power.base import Energy, NoMeter
+from edge_agent.power.base import Measurement, NoMeter
 from edge_agent.power.estimate import CpuTimeEstimate
 from models.wire.messages import PhaseEnergy
 
@@ -32,7 +32,7 @@ class ScriptedMeter:
 
     source, scope, state = "scripted", "board", "measured"
 
-    def __init__(self, *says: Energy) -> None:
+    def __init__(self, *says: Measurement) -> None:
         self.says, self.windows = list(says), []
 
     def start(self) -> None: ...
@@ -42,9 +42,9 @@ class ScriptedMeter:
     def power_w(self) -> float | None:
         return None
 
-    def energy(self, start_s: float, end_s: float, cpu_s: float) -> Energy:
+    def measure(self, start_s: float, end_s: float, cpu_s: float) -> Measurement:
         self.windows.append((start_s, end_s))
-        return self.says.pop(0) if self.says else Energy(end_s - start_s, "measured")
+        return self.says.pop(0) if self.says else Measurement(end_s - start_s, "measured")
 
 
 def by_phase(figures: tuple[PhaseEnergy, ...]) -> dict[str, PhaseEnergy]:
@@ -180,15 +180,15 @@ def test_accounts_of_ended_jobs_do_not_pile_up() -> None:
 @pytest.mark.parametrize(
     "says, state, energy_j",
     [
-        ([Energy(2.0, "measured"), Energy(3.0, "measured")], "measured", 5.0),
-        ([Energy(2.0, "measured"), Energy(3.0, "estimated")], "estimated", 5.0),
-        ([Energy(2.0, "measured"), Energy(3.0, "partial", "a gap")], "partial", 5.0),
-        ([Energy(2.0, "estimated"), Energy(3.0, "partial", "a gap")], "partial", 5.0),
-        ([Energy(2.0, "measured"), Energy(None, "missing", "unplugged")], "partial", 2.0),
-        ([Energy(None, "missing", "unplugged"), Energy(None, "missing", "unplugged")], "missing", None),
+        ([Measurement(2.0, "measured"), Measurement(3.0, "measured")], "measured", 5.0),
+        ([Measurement(2.0, "measured"), Measurement(3.0, "estimated")], "estimated", 5.0),
+        ([Measurement(2.0, "measured"), Measurement(3.0, "partial", reason="a gap")], "partial", 5.0),
+        ([Measurement(2.0, "estimated"), Measurement(3.0, "partial", reason="a gap")], "partial", 5.0),
+        ([Measurement(2.0, "measured"), Measurement(None, "missing", reason="unplugged")], "partial", 2.0),
+        ([Measurement(None, "missing", reason="unplugged"), Measurement(None, "missing", reason="unplugged")], "missing", None),
     ],
 )
-def test_a_phase_is_known_as_badly_as_its_worst_window(says: list[Energy], state: str, energy_j: float | None) -> None:
+def test_a_phase_is_known_as_badly_as_its_worst_window(says: list[Measurement], state: str, energy_j: float | None) -> None:
     hands, meter = Hands(), ScriptedMeter(*says)
     ledger = Ledger(meter, hands.cpu_clock, hands.clock)  # type: ignore[arg-type]
     ledger.begin("job")
