@@ -89,7 +89,7 @@ def student_t(freedom: int) -> float:
 
 def window_means(meter: Trace, reference: Trace) -> tuple[_FloatArray, _FloatArray]:
     """Mean watts of both in the same windows, [window] each; windows in which either has a gap are left out."""
-    width_s = max(1.0, 5 * meter.header.period_s, reference.header.period_s)
+    width_s = max(5 * meter.header.period_s, reference.header.period_s)
     curves = [_curve(meter), _curve(reference)]
     start_s = max(times[0] for times, _, _ in curves)
     end_s = min(times[-1] for times, _, _ in curves)
