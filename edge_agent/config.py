@@ -70,6 +70,7 @@ class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which meter to use: "auto" (the widest scope that can be read), the name of one source as `mas power list` tells
     it, "estimate" (CPU seconds x `watts_per_core`, always shown as estimated), or "none".
 
+    The fleet is told every `tell_s` what the meter saw, also while nothing is to be done.
     `calibration` is the file that `mas power calibrate` wrote; "" stands for the one in the agent's state directory.
     """
 
@@ -80,6 +81,7 @@ class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plug: PlugConfig | None = None
     replay: ReplayConfig | None = None
     calibration: str = ""
+    tell_s: Positive = 5.0
 
 
 class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -190,6 +190,20 @@ class Progress(Message, frozen=True):
     power_state: EnergyState = "missing"
 
 
+class Telemetry(Message, frozen=True):
+    """What a device's meter saw since it told last, and how its board is; for those who watch, never for decisions.
+
+    `until_s`: the end of that time on the device's own monotonic clock. `idle`: no order was worked on in it.
+    """
+
+    sender: Identifier
+    boot: str
+    until_s: float
+    idle: bool
+    energy: PhaseEnergy
+    board: BoardInfo | None = None
+
+
 class TrainReport(Message, frozen=True):
     """A finished train order. `update` is the delta to the base; the aggregator fetches it.
 

@@ -43,6 +43,7 @@ from models.wire.messages import (
     SplitStatus,
     SubmitJob,
     TaskLoss,
+    Telemetry,
     TrainOrder,
     TrainReport,
 )
@@ -73,6 +74,7 @@ ROWS: tuple[tuple[Message, Kind], ...] = (
         "presence",
     ),
     (Progress(KEY, "train", 3, 10, 4.5, "estimated"), "reports"),
+    (Telemetry("pi-1", "b", 12.5, True, ENERGY[0], BOARD), "reports"),
     (
         TrainReport(KEY, REF, 7, LOSSES, AFFINITY, ("a.png",), 1, ENERGY, 1, 2, 2.5, (0.75, 1.25), (BOARD, BoardInfo())),
         "reports",
