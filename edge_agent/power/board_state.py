@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.power.firmware import LIMIT_S, Firmware, throttle_bits, throttle_names
+from edge_agent.power.firmware import LIMIT_S, open_firmware, throttle_bits, throttle_names
 from edge_agent.power.sysfs import find_command, optional_int, optional_text
 
 _MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(?P<id>\d+)\s+NAME=(?P<name>\S+?)\s*>")
@@ -72,8 +72,7 @@ def flags_between(before: BoardState, after: BoardState) -> tuple[str, ...]:
 
 
 def _firmware_bits(root: Path) -> int:
-    command = find_command(root, "vcgencmd")
-    return throttle_bits(root, Firmware(command) if command else None) or 0
+    return throttle_bits(root, open_firmware(root)) or 0
 
 
 def _power_mode(root: Path) -> str | None:

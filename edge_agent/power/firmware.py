@@ -1,16 +1,18 @@
-"""The Raspberry Pi's firmware: asking it through `vcgencmd`, and what its throttling bits mean."""
+"""The Raspberry Pi's firmware: asking it, through its device or else through `vcgencmd`, and its throttling bits."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
 import subprocess
 from pathlib import Path
 
+from edge_agent.power.mailbox import Mailbox
 from edge_agent.power.source import PowerSourceError
-from edge_agent.power.sysfs import optional_text
+from edge_agent.power.sysfs import find_command, optional_text
 
 #: It answers in milliseconds; when the firmware is stuck it does not answer at all.
 LIMIT_S = 1.0
@@ -22,40 +24,51 @@ _BITS = {0: "undervoltage", 1: "frequency-capped", 2: "throttled", 3: "soft-temp
 
 
 class Firmware:
-    """Asks the command, one question at a time, and never waits longer than `limit_s` for an answer."""
+    """Asks one question at a time, and never waits longer than `limit_s` for the command's answer.
 
-    def __init__(self, command: str, limit_s: float = LIMIT_S) -> None:
-        self._command, self._limit_s = command, limit_s
+    The device is asked where it can be, for it costs no process; the command knows ways that the device does not have.
+    """
+
+    def __init__(self, command: str | None, limit_s: float = LIMIT_S, mailbox: Mailbox | None = None) -> None:
+        self._command, self._limit_s, self._mailbox = command, limit_s, mailbox
         self._running: subprocess.Popen[bytes] | None = None
 
     def ask(self, question: str) -> str:
         """The answer; raises PowerSourceError when it hangs, fails, or answers with an error."""
+        said = self._from_device(question)
+        status, text = said if said is not None else self._from_command(question)
+        _check(question, status, text)
+        return text
+
+    def _from_device(self, question: str) -> tuple[int, str] | None:
+        """None where the device cannot be asked; it is not tried again where there is a command."""
+        if self._mailbox is None:
+            return None
+        try:
+            return self._mailbox.ask(question)
+        except OSError as error:
+            if error.errno == errno.ETIMEDOUT:
+                raise PowerSourceError(f"the firmware did not answer {question}; restart the board") from error
+            if self._command is None:
+                mend = _GROUP if isinstance(error, PermissionError) else "apt install raspi-utils"
+                raise PowerSourceError(f"the firmware's device: {error.strerror}; {mend}") from error
+            self._mailbox = None
+            return None
+
+    def _from_command(self, question: str) -> tuple[int, str]:
+        if self._command is None:
+            raise PowerSourceError("no vcgencmd on the PATH (not a Raspberry Pi, or apt install raspi-utils)")
         if self._running is not None and self._running.poll() is None:
             # Killed, yet alive: it sits in the kernel. Another one would only join it.
             raise PowerSourceError(f"vcgencmd {question}: an earlier one still hangs in the kernel; restart the board")
-        try:
-            # A session of its own, so that what it may have started is ended with it.
-            running = subprocess.Popen(
-                [self._command, question],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except PermissionError as error:
-            raise PowerSourceError(f"{self._command} may not be run: {error.strerror}; {_GROUP}") from error
-        except OSError as error:
-            raise PowerSourceError(f"{self._command}: {error.strerror}; apt install raspi-utils") from error
-        self._running = running
+        self._running = running = _start(self._command, question)
         try:
             said, _ = running.communicate(timeout=self._limit_s)
         except subprocess.TimeoutExpired as error:
             self._end(running)
             reason = f"no answer in {self._limit_s:g} s, so it was killed; restart the board if this stays so"
             raise PowerSourceError(f"vcgencmd {question}: {reason}") from error
-        text = said.decode(errors="replace").strip()
-        _check(question, running.returncode, text)
-        return text
+        return running.returncode, said.decode(errors="replace").strip()
 
     def _end(self, running: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -70,6 +83,31 @@ class Firmware:
         if self._running is not None and self._running.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._running.pid, signal.SIGKILL)
+
+
+def open_firmware(root: Path) -> Firmware | None:
+    """The firmware of the board under `root`; None where there is neither its device nor its command."""
+    command, device = find_command(root, "vcgencmd"), root / "dev/vcio"
+    has_device = os.path.exists(device)
+    if command is None and not has_device:
+        return None
+    return Firmware(command, mailbox=Mailbox(device) if has_device else None)
+
+
+def _start(command: str, question: str) -> subprocess.Popen[bytes]:
+    try:
+        # A session of its own, so that what it may have started is ended with it.
+        return subprocess.Popen(
+            [command, question],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except PermissionError as error:
+        raise PowerSourceError(f"{command} may not be run: {error.strerror}; {_GROUP}") from error
+    except OSError as error:
+        raise PowerSourceError(f"{command}: {error.strerror}; apt install raspi-utils") from error
 
 
 def _check(question: str, status: int, text: str) -> None:

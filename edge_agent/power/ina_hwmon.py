@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent.config import PowerConfig
+from edge_agent.power.jetson_sysfs import thor_inputs
 from edge_agent.power.source import Accuracy, Candidate, Count, PowerSourceError, Scope, Source
 from edge_agent.power.sysfs import UDEV_RULE, Rail, RailSource, optional_int, optional_text, read_int
 
@@ -77,21 +78,15 @@ class InaCounter:
 
 def find_monitors(root: Path) -> list[Monitor]:
     """Every monitor of the family, by address. A Jetson's own input monitor is not among them: see jetson_sysfs."""
+    jetsons = {folder.name for folder in thor_inputs(root)}
     monitors = []
     for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
         chip = optional_text(folder / "name")
         device = folder / "device"
         place = Path(os.path.realpath(device)).name if os.path.islink(device) else folder.name
-        if _FAMILY.fullmatch(chip) and not _is_jetsons(root, folder):
+        if _FAMILY.fullmatch(chip) and folder.name not in jetsons:
             monitors.append(Monitor(chip, place, folder))
     return sorted(monitors, key=lambda monitor: (monitor.place, monitor.chip))
-
-
-def _is_jetsons(root: Path, folder: Path) -> bool:
-    from_jetson = root.glob(f"sys/bus/i2c/drivers/ina238/*/hwmon/{folder.name}")
-    return any(True for _ in from_jetson) and any(
-        True for _ in root.glob("sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*")
-    )
 
 
 def candidates(root: Path, settings: PowerConfig) -> list[Candidate]:

@@ -59,13 +59,21 @@ def find_channels(root: Path) -> list[Channel]:
     return found
 
 
-def _thor(root: Path) -> Iterator[Channel]:
+def thor_inputs(root: Path) -> list[Path]:
+    """Folders of the INA238 in an AGX Thor's supply, which is a Jetson's own and nobody's external monitor."""
+    found = []
     for folder in sorted(root.glob(f"{_DRIVERS}/ina238/*/hwmon/hwmon*")):
         label = next((text for name in ("in1", "power1", "curr1") if (text := _label(folder / f"{name}_label"))), "")
-        # An INA238 without a label beside INA3221 chips is the one in a Thor's supply; alone, it is somebody's own.
+        # Without a label, beside INA3221 chips, it is the one in a Thor's supply; alone, it is somebody's own.
         unnamed_input = not label and any(True for _ in root.glob(f"{_DRIVERS}/ina3221/*/hwmon/hwmon*"))
         if label == "VIN" or unnamed_input:
-            yield Channel(Rail("VIN", (folder / "power1_input",), 1e-6, _MEND), _INA238)
+            found.append(folder)
+    return found
+
+
+def _thor(root: Path) -> Iterator[Channel]:
+    for folder in thor_inputs(root):
+        yield Channel(Rail("VIN", (folder / "power1_input",), 1e-6, _MEND), _INA238)
 
 
 def _hwmon(root: Path) -> Iterator[Channel]:

@@ -1,4 +1,4 @@
-"""Raspberry Pi 5: the power management chip, asked through the firmware's command `vcgencmd pmic_read_adc`.
+"""Raspberry Pi 5: the power management chip, asked through the firmware (`vcgencmd pmic_read_adc`).
 
 It tells a current and a voltage for each rail it makes, in lines of their own, which are paired by name. What hangs on
 the board's 5 V (USB, HATs, NVMe) and the chip's own loss are on no rail, so that the scope is `sum_of_rails`.
@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent.config import PowerConfig
-from edge_agent.power.firmware import Firmware, throttle_bits, throttle_names
+from edge_agent.power.firmware import Firmware, open_firmware, throttle_bits, throttle_names
 from edge_agent.power.source import Accuracy, Candidate, PowerSourceError, Reading, Scope
-from edge_agent.power.sysfs import find_command
 
 NAME = "pi-pmic"
 _LINE = re.compile(r"(?P<rail>\w+)_(?P<kind>[AV])\s+(?:current|volt)\(\d+\)=(?P<value>[-+.\deE]+)(?P=kind)")
@@ -59,9 +58,8 @@ class PiPmic:
     #: The firmware converts no faster, and each read is a process.
     least_period_s = 0.1
 
-    def __init__(self, root: Path, command: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root, self._clock = root, clock
-        self._firmware = Firmware(command)
+    def __init__(self, root: Path, firmware: Firmware, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._firmware, self._clock = root, firmware, clock
         self.rails = tuple(parse_rails(self._firmware.ask("pmic_read_adc")))
         self._bits = throttle_bits(root, self._firmware)
         self._asked_s = -math.inf
@@ -92,16 +90,20 @@ class PiPmic:
         self._firmware.close()
 
 
+def open_pi(root: Path) -> PiPmic:
+    """The power chip of the board under `root`; raises PowerSourceError where there is none that answers."""
+    firmware = open_firmware(root)
+    if firmware is None:
+        raise PowerSourceError("no vcgencmd on the PATH (not a Raspberry Pi, or apt install raspi-utils)")
+    return PiPmic(root, firmware)
+
+
 def candidates(root: Path, settings: PowerConfig) -> list[Candidate]:
     """One entry: the rails of the Pi's power chip, or why they cannot be had. Asks the firmware once."""
-    command = find_command(root, "vcgencmd")
-    absent = partial(Candidate, NAME, "sum_of_rails", "pmic", False)
-    if command is None:
-        return [absent("no vcgencmd on the PATH (not a Raspberry Pi, or apt install raspi-utils)")]
     try:
-        source = PiPmic(root, command)
+        source = open_pi(root)
     except PowerSourceError as error:
-        return [absent(str(error))]
+        return [Candidate(NAME, "sum_of_rails", "pmic", False, str(error))]
     source.close()
     reason = f"{len(source.rails)} rails of the power chip; not seen: the 5 V branch (USB, HATs, NVMe) and losses"
-    return [Candidate(NAME, "sum_of_rails", "pmic", True, reason, source.rails, partial(PiPmic, root, command))]
+    return [Candidate(NAME, "sum_of_rails", "pmic", True, reason, source.rails, partial(open_pi, root))]

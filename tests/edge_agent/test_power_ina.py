@@ -77,9 +77,13 @@ def test_other_sensors_are_not_taken_for_monitors(tmp_path: Path) -> None:
 
 
 def test_the_input_monitor_of_a_thor_is_the_jetsons_source_alone(tmp_path: Path) -> None:
-    boards.thor(tmp_path)
+    folder = boards.thor(tmp_path)
     (candidate,) = found(tmp_path)
     assert not candidate.available
+    # As on somebody's own board: of another name, it is an external monitor like any other.
+    boards.write(folder, in1_label="MOTOR")
+    (candidate,) = found(tmp_path)
+    assert candidate.domain == "ina238:hwmon5"
 
 
 def test_a_monitor_that_fails_says_which_and_the_others_stay(tmp_path: Path) -> None:

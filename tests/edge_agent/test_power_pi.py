@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from edge_agent.config import PowerConfig
 from edge_agent.power.firmware import Firmware
+from edge_agent.power.mailbox import Mailbox
 from edge_agent.power.pi_pmic import PiPmic, candidates, parse_rails
 from edge_agent.power.source import Candidate, PowerSourceError
 
@@ -72,7 +75,7 @@ def test_a_pi_5_is_read_through_the_command_on_the_path(tmp_path: Path, monkeypa
 def test_a_rail_that_vanishes_fails_the_read_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = tmp_path / "answers"
     command = boards.vcgencmd(tmp_path / "bin", monkeypatch, boards.pi5_script(answers))
-    source = PiPmic(tmp_path, str(command))
+    source = PiPmic(tmp_path, Firmware(str(command)))
     (answers / "pmic").write_text(boards.pmic_answer(boards.PI5_RAILS[:-1]))
     with pytest.raises(PowerSourceError, match="rail HDMI vanished"):
         source.read()
@@ -175,7 +178,7 @@ def test_throttling_flags_what_is_read_while_it_lasts_and_what_came_since_the_la
     answers, clock = tmp_path / "answers", Clock()
     # Bit 16: there was an undervoltage since boot, long before this began.
     command = boards.vcgencmd(tmp_path / "bin", monkeypatch, boards.pi5_script(answers, throttled="0x10000"))
-    source = PiPmic(tmp_path, str(command), clock)
+    source = PiPmic(tmp_path, Firmware(str(command)), clock)
     assert source.read().flags == (), "what was before is not of this window"
     flags = []
     for bits in ("0x50004", "0xd0000", "0xd0000", "0xd0001"):
@@ -193,7 +196,7 @@ def test_throttling_flags_what_is_read_while_it_lasts_and_what_came_since_the_la
 def test_throttling_is_asked_once_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers, clock = tmp_path / "answers", Clock()
     command = boards.vcgencmd(tmp_path / "bin", monkeypatch, boards.pi5_script(answers))
-    source = PiPmic(tmp_path, str(command), clock)
+    source = PiPmic(tmp_path, Firmware(str(command)), clock)
     source.read()
     boards.write(answers, throttled="throttled=0x4")
     clock.now_s = 0.9
@@ -205,6 +208,78 @@ def test_throttling_is_asked_once_a_second_at_most(tmp_path: Path, monkeypatch: 
 def test_the_kernels_file_tells_throttling_without_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = boards.vcgencmd(tmp_path / "bin", monkeypatch, boards.pi5_script(tmp_path / "answers", throttled="0x1"))
     bits = boards.write(tmp_path / "sys/devices/platform/soc/soc:firmware", get_throttled="4")
-    source = PiPmic(tmp_path, str(command))
+    source = PiPmic(tmp_path, Firmware(str(command)))
     assert source.read().flags == ("throttled",), "the file's 4 and not the command's 1"
     assert bits.is_dir()
+
+
+# --- the device instead of the command ------------------------------------------------------------------------------
+
+
+class Device:
+    """The kernel's side of /dev/vcio: takes the question out of the buffer and writes status and answer into it."""
+
+    def __init__(self, answer: str, status: int = 0) -> None:
+        self.answer, self.status = answer, status
+        self.asked: list[str] = []
+
+    def __call__(self, device: int, request: int, buffer: bytearray) -> int:
+        size, code, tag, room = struct.unpack_from("=4I", buffer)
+        assert (size, code, tag, room) == (len(buffer), 0, 0x30080, 1024)
+        assert request == (0xC0086400 if struct.calcsize("P") == 8 else 0xC0046400)
+        self.asked.append(bytes(buffer[24:1048]).rstrip(b"\0").decode())
+        struct.pack_into("=I", buffer, 20, self.status)
+        buffer[24:1048] = self.answer.encode().ljust(1024, b"\0")
+        return 0
+
+
+def device_file(folder: Path) -> Path:
+    return boards.write(folder / "dev", vcio="") / "vcio"
+
+
+def test_the_device_is_asked_without_a_process(tmp_path: Path) -> None:
+    device = Device(boards.pmic_answer())
+    source = PiPmic(tmp_path, Firmware(None, mailbox=Mailbox(device_file(tmp_path), device)))
+    assert source.read().power_w == pytest.approx(TOTAL_W)
+    assert device.asked.count("pmic_read_adc") == 2
+
+
+def test_the_twelve_rails_fit_into_the_devices_answer() -> None:
+    assert len(boards.pmic_answer()) < 1024
+
+
+@pytest.mark.parametrize(
+    "device, reason",
+    [
+        (Device('error=1 error_msg="Command not registered"'), "only a Raspberry Pi 5"),
+        (Device("", status=0x80000001), "exit status 2147483649"),
+    ],
+)
+def test_faults_of_the_firmware_come_through_the_device_too(tmp_path: Path, device: Device, reason: str) -> None:
+    with pytest.raises(PowerSourceError, match=reason):
+        Firmware(None, mailbox=Mailbox(device_file(tmp_path), device)).ask("pmic_read_adc")
+
+
+def test_a_device_that_takes_no_such_request_gives_way_to_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boards.vcgencmd(tmp_path / "bin", monkeypatch, boards.pi5_script(tmp_path / "answers"))
+    device_file(tmp_path / "root")  # a plain file knows no ioctl
+    assert only(tmp_path / "root").available
+
+
+def test_without_a_command_the_devices_own_fault_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards.not_on_path(tmp_path / "empty", monkeypatch)
+    device_file(tmp_path / "root")
+    assert "the firmware's device: Inappropriate ioctl" in only(tmp_path / "root").reason
+
+
+@pytest.mark.parametrize(
+    "number, reason", [(errno.ETIMEDOUT, "did not answer pmic_read_adc; restart"), (errno.EACCES, "group video")]
+)
+def test_a_firmware_that_is_stuck_or_forbidden_says_so(tmp_path: Path, number: int, reason: str) -> None:
+    def refuse(device: int, request: int, buffer: bytearray) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(PowerSourceError, match=reason):
+        Firmware(None, mailbox=Mailbox(device_file(tmp_path), refuse)).ask("pmic_read_adc")
