@@ -77,7 +77,7 @@ class InaCounter:
 
 
 def find_monitors(root: Path) -> list[Monitor]:
-    """Every monitor of the family, by address. A Jetson's own input monitor is not among them: see jetson_sysfs."""
+    """Every monitor of the family, by address, but for a Jetson's own (see jetson_sysfs). Raises PowerSourceError."""
     jetsons = {folder.name for folder in thor_inputs(root)}
     monitors = []
     for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
@@ -91,7 +91,10 @@ def find_monitors(root: Path) -> list[Monitor]:
 
 def candidates(root: Path, settings: PowerConfig) -> list[Candidate]:
     """One entry for each monitor, or a single one that says that there is none."""
-    monitors = find_monitors(root)
+    try:
+        monitors = find_monitors(root)
+    except PowerSourceError as error:
+        return [Candidate(NAME, "board", "board", False, str(error))]
     if not monitors:
         reason = (
             f"no monitor of the INA2xx family under {root / 'sys/class/hwmon'}; where one is wired up, load its driver"

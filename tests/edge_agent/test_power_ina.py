@@ -86,6 +86,14 @@ def test_the_input_monitor_of_a_thor_is_the_jetsons_source_alone(tmp_path: Path)
     assert candidate.domain == "ina238:hwmon5"
 
 
+def test_a_label_that_cannot_be_read_is_a_reason(tmp_path: Path) -> None:
+    folder = boards.thor(tmp_path)
+    boards.break_with_eio(folder / "in1_label")
+    (candidate,) = found(tmp_path)
+    assert not candidate.available
+    assert "Input/output error" in candidate.reason
+
+
 def test_a_monitor_that_fails_says_which_and_the_others_stay(tmp_path: Path) -> None:
     broken = boards.ina(tmp_path, "ina226", number=1, power1_input=2_000_000)
     boards.ina(tmp_path, "ina219", number=2, power1_input=3_000_000)
