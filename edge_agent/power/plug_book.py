@@ -21,6 +21,8 @@ STALE_PERIODS = 3
 _MAX_WAITING = 4096
 #: A message that is older than the one before by less than this was overtaken; by more, the plug's clock was set.
 _OVERTAKEN_S = 600.0
+#: Plugs tell their time in whole seconds: the same time again, later than this, is the same message again.
+_SAME_SECOND_S = 2.0
 #: The counter is compared when it has moved this many steps, and by then must be as near as this.
 _CHECK_STEPS = 20
 _CHECK_RELATIVE = 0.05
@@ -93,7 +95,7 @@ class PlugBook:
         if message.retained:
             self._drops.count("retained", message.topic)
             return False
-        if self._overtaken(state):
+        if self._overtaken(state, at_s):
             self._drops.count("overtaken or repeated", message.topic)
             return False
         if state.power_w is None:
@@ -102,14 +104,14 @@ class PlugBook:
         self._sample(state.power_w, state.energy_j, at_s)
         return True
 
-    def _overtaken(self, state: PlugState) -> bool:
-        """Whether a message was sent before the last one, or is that one again."""
-        last_s = self._sent_s
+    def _overtaken(self, state: PlugState, at_s: float) -> bool:
+        """Whether a message was sent before the last one, or is that one again, late."""
         if state.sent_s is None:
             return False
+        last, last_s = self.last, self._sent_s
         if last_s is not None and last_s - _OVERTAKEN_S < state.sent_s < last_s:
             return True
-        if state.sent_s == last_s and self.last is not None and state.power_w == self.last.power_w:
+        if state.sent_s == last_s and last is not None and last.at_s is not None and at_s - last.at_s > _SAME_SECOND_S:
             return True
         self._sent_s = state.sent_s
         return False
