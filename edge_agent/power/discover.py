@@ -59,7 +59,7 @@ def open_meter(
         return CpuTimeEstimate(config.watts_per_core, cpu_clock), 'power.source is "estimate"'
     offered = survey(config) if candidates is None else list(candidates)
     wanted = [candidate for candidate in offered if _is_wanted(candidate, config.source)]
-    if not wanted:
+    if not wanted and config.source != "auto":
         names = ", ".join(dict.fromkeys(("auto", *(each.name for each in offered), "estimate", "none")))
         raise PowerSourceError(f"power.source is {config.source!r}, and there is none of that name; there are: {names}")
     refused: list[str] = []
