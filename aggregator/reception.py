@@ -150,7 +150,7 @@ class Reception:
         elif isinstance(message, messages.DeployReport):
             self._floor.apply(Deployed(message))
         elif isinstance(message, messages.OrderFailed):
-            self._floor.apply(OrderFailed(message.key, message.reason, message.final, message.energy))
+            self._floor.apply(OrderFailed(message.key, message.reason, message.final, message.energy, message.declined))
         elif isinstance(message, messages.Refused):
             log.warning("agent %s refuses: %s", agent, message.reason)
 
