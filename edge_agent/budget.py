@@ -151,6 +151,15 @@ class Budget:
         """Whether anything is limited at all."""
         return self._config != BudgetConfig()
 
+    def blind(self, board: BoardInfo) -> tuple[str, ...]:
+        """Limits that have no effect, since the board does not tell what they limit."""
+        config, found = self._config, list[str]()
+        if config.max_temperature_c is not None and board.temperature_c is None:
+            found.append("max_temperature_c is set, but this board tells no temperature")
+        if config.min_battery_percent is not None and board.battery_percent is None:
+            found.append("min_battery_percent is set, but this board tells of no battery")
+        return tuple(found)
+
     def refusal(self, order: Order, board: BoardInfo) -> OrderFailed | None:
         """Why `order` cannot be afforded now, as its answer, or None. A deployment is always taken: it is small, and
         without it what was spent on the model would be lost.

@@ -258,6 +258,13 @@ def test_an_emptying_battery_and_a_weak_supply_refuse(tmp_path: Path) -> None:
     assert bench.refused(deployment(), low) is None
 
 
+def test_limits_on_what_the_board_does_not_tell_are_named(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_temperature_c=80.0, min_battery_percent=30.0)
+    assert bench.budget.blind(BOARD) == ()
+    assert len(bench.budget.blind(BoardInfo())) == 2
+    assert "no temperature" in bench.budget.blind(BoardInfo())[0]
+
+
 def test_the_fleet_is_told(tmp_path: Path) -> None:
     bench = Bench(tmp_path, joules_per_day=100.0, max_temperature_c=80.0)
     info = bench.budget.info(BOARD)
