@@ -133,7 +133,7 @@ def record(
     """
     partial_path = path.with_name(path.name + ".part")
     last: TraceLine | None = None
-    with partial_path.open("wb") as out:
+    with partial_path.open("wb", buffering=0) as out:
         try:
             out.write(msgspec.json.encode(header_of(source, period_s)) + b"\n")
             for now_s in ticks:
@@ -143,5 +143,4 @@ def record(
                     last = line
                 yield line
         finally:
-            out.flush()
             os.replace(partial_path, path)
