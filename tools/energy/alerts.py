@@ -48,7 +48,7 @@ def _of_figure(who: str, figure: Figure) -> Iterator[str]:
     if figure.state == "estimated":
         yield f"{who}: its joules are an estimate, not a measurement"
     if figure.coverage is not None and figure.coverage < LEAST_COVERAGE:
-        yield f"{who}: its samples cover {figure.coverage * 100:.0f} % of the time, so it is in no mean"
+        yield f"{who}: its samples cover {figure.coverage * 100:.1f} % of the time, so it is in no mean"
     if figure.state != "estimated" and figure.n_samples < LEAST_PERIODS:
         yield f"{who}: {figure.n_samples} samples, fewer than the {LEAST_PERIODS} that the protocol asks for"
     flags = [flag for flag in figure.flags if flag not in _OWN_FLAGS]

@@ -139,8 +139,11 @@ class Result:
         return paired(self.values(first, way), self.values(second, way))
 
     def ratio(self, first: str, second: str, way: Way) -> Interval | None:
-        """`first / second` over the repeats that both have."""
-        return paired_ratio(self.values(first, way), self.values(second, way))
+        """`first / second` over the repeats that both have; None where one is not above zero, as net joules may be."""
+        over, under = self.values(first, way), self.values(second, way)
+        if any(value <= 0 for value in (*over.values(), *under.values())):
+            return None
+        return paired_ratio(over, under)
 
     @property
     def has_plugs(self) -> bool:

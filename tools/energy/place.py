@@ -84,7 +84,16 @@ def local_agents(comparison: Comparison) -> list[AgentPlan]:
         raise PlanError(f"{root} has no mas-dataset.json that says which buildings are for testing")
     for job in comparison.jobs.values():
         check_labels([domain for domain in manifest.domains if (root / domain).is_dir()], job.tasks)
-    return deal(manifest.buildings.train, manifest.buildings.test, len(comparison.spec.local.traces))
+    local, known = comparison.spec.local, manifest.buildings
+    unknown = [name for name in (*local.train, *local.test) if name not in (*known.train, *known.test)]
+    if unknown:
+        raise PlanError(
+            f"{root} has no buildings {', '.join(unknown)}; it has {', '.join((*known.train, *known.test))}"
+        )
+    both = sorted(set(local.train or known.train) & set(local.test or known.test))
+    if both:
+        raise PlanError(f"{', '.join(both)} would be trained on and tested on; name each building on one side")
+    return deal(local.train or known.train, local.test or known.test, len(local.traces))
 
 
 def services(

@@ -87,7 +87,7 @@ async def measure_block(bench: Bench, job: JobSpec, modes: Mapping[str, str]) ->
     cooled = await _cool_down(bench)
     if rules.warmup_rounds:
         warm = warmup_job(job, rules.warmup_rounds)
-        await _run(bench, warm, "warm-up")
+        await _warm_up(bench, warm)
     before = await _idle(bench)
     tally, start_s, end_s = await _run(bench, job, "job")
     plain = await bench.client.record(tally.job)
@@ -179,12 +179,12 @@ async def _idle(bench: Bench) -> _Idle:
     return _Idle(dict(zip(agents, figures, strict=True)), start_s, end_s)
 
 
-async def _run(bench: Bench, job: JobSpec, what: str) -> tuple[Tally, float, float]:
-    """A job from its submission to its end; both moments on the harness's clock."""
+async def _run(bench: Bench, job: JobSpec, what: str, until: str = "") -> tuple[Tally, float, float]:
+    """A job from its submission to its end, or to the state `until`; both moments on the harness's clock."""
     start_s = bench.clock()
     tally = bench.watch.follow(await bench.client.submit(job))
     said = ""
-    while not tally.ended:
+    while not tally.ended and not (tally.status is not None and tally.status.state == until):
         if bench.clock() - start_s > bench.rules.job_timeout_s:
             await bench.client.cancel(tally.job)
             raise BlockFailed(f"the {what} did not end within {bench.rules.job_timeout_s:.0f} s and was cancelled")
@@ -195,9 +195,27 @@ async def _run(bench: Bench, job: JobSpec, what: str) -> tuple[Tally, float, flo
             said = state
             bench.say(f"    {what}: {state}")
         await _wait(bench, _LOOK_S)
-    if what != "job" and tally.status is not None and tally.status.state != "deployed":
-        raise BlockFailed(f"the {what} {tally.status.state}: {tally.status.reason}")
     return tally, start_s, bench.clock()
+
+
+async def _warm_up(bench: Bench, job: JobSpec) -> None:
+    """Train and evaluate, and no more: its model is of no use to anybody, so it is cancelled before it is deployed."""
+    tally, _, _ = await _run(bench, job, "warm-up", until="exporting")
+    status = tally.status
+    if status is not None and status.state in ("failed", "cancelled"):
+        raise BlockFailed(f"the warm-up {status.state}: {status.reason}")
+    if not tally.ended:
+        await bench.client.cancel(tally.job)
+        await _ended(bench, tally)
+    bench.watch.tally = None
+
+
+async def _ended(bench: Bench, tally: Tally) -> None:
+    deadline = bench.clock() + bench.rules.start_timeout_s
+    while not tally.ended:
+        if bench.clock() > deadline:
+            raise BlockFailed(f"{tally.job} was cancelled and did not end")
+        await _wait(bench, _LOOK_S)
 
 
 async def _wait(bench: Bench, seconds: float) -> None:

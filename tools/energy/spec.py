@@ -60,12 +60,15 @@ class FleetPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LocalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A fleet started here on recorded traces, each played round and round: not this machine's energy.
 
-    Agent i replays `traces[i]`, and the plug that feeds them all `plug_trace`.
+    Agent i replays `traces[i]`, and the plug that feeds them all `plug_trace`. `train` and `test` name buildings of
+    the dataset; without them its own mas-dataset.json says which are which.
     """
 
     traces: Annotated[tuple[str, ...], Meta(min_length=1)]
     plug_trace: str = ""
     data: str = "demo-pack"
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
 
 
 class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
