@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.config import PowerConfig
-from edge_agent.power import ina_hwmon, jetson_sysfs, jtop, nvml, pi_pmic, plug_mqtt, rapl, replay
+from edge_agent.power import calibration, ina_hwmon, jetson_sysfs, jtop, nvml, pi_pmic, plug_mqtt, rapl, replay
 from edge_agent.power.base import Meter, NoMeter
-from edge_agent.power.calibration import with_calibration
 from edge_agent.power.estimate import CpuTimeEstimate
 from edge_agent.power.meter import meter_over
 from edge_agent.power.sampler import BoardLock, SourceBusyError
@@ -46,17 +47,23 @@ def _asked(source: Callable[[Path, PowerConfig], list[Candidate]], config: Power
 
 
 def open_meter(
-    config: PowerConfig, cpu_clock: Callable[[], float], candidates: Sequence[Candidate] | None = None
+    config: PowerConfig,
+    cpu_clock: Callable[[], float],
+    candidates: Sequence[Candidate] | None = None,
+    state_dir: Path | None = None,
 ) -> tuple[Meter, str]:
     """The meter of this device and a line that says why this one; `cpu_clock` counts the CPU seconds of the work.
 
-    `candidates` are those of `survey` unless given. Raises PowerSourceError when a source is asked for by name and
+    `candidates` are those of `survey` unless given. Calibrations are those of `config.calibration`, else those kept in
+    `state_dir`. Raises PowerSourceError when a source is asked for by name and
     cannot be read. The meter holds the board's lock until it is stopped, also when it was never started.
     """
     if config.source == "none":
         return NoMeter('power.source is "none"'), "metering is switched off"
     if config.source == "estimate":
         return CpuTimeEstimate(config.watts_per_core, cpu_clock), 'power.source is "estimate"'
+    if state_dir is not None and not config.calibration:
+        config = msgspec.structs.replace(config, calibration=str(state_dir / calibration.FILE))
     offered = survey(config) if candidates is None else list(candidates)
     wanted = [candidate for candidate in offered if _is_wanted(candidate, config.source)]
     if not wanted and config.source != "auto":
@@ -102,7 +109,7 @@ def _open(candidate: Candidate, config: PowerConfig) -> Meter:
     lock = BoardLock(Path(config.root), f"{candidate.name} {candidate.domain}") if shared else None
     source: Source | None = None
     try:
-        source = with_calibration(candidate.open(), config.calibration)
+        source = calibration.with_calibration(candidate.open(), config.calibration)
         _first_read(source)
         meter = meter_over(source, config.period_s)
     except PowerSourceError:
