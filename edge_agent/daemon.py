@@ -26,6 +26,7 @@ from edge_agent.inventory import Inventory, InventoryError, take_inventory
 from edge_agent.ledger import Ledger
 from edge_agent.orders import OrderQueue
 from edge_agent.power.base import Meter, PowerSourceError
+from edge_agent.power.calibration import kept_in
 from edge_agent.power.discover import open_meter
 from edge_agent.status import BudgetStatus, Status, write_status
 from edge_agent.telemetry import EXPIRY_S, Teller
@@ -413,7 +414,7 @@ def main(config: AgentConfig, verbose: bool = False) -> int:
     async def serve(stop: asyncio.Event) -> bool:
         cpu = CpuClock()
         inventory = take_inventory(config.data)
-        meter, why = open_meter(config.power, cpu)
+        meter, why = open_meter(kept_in(config.power, Path(config.state_dir)), cpu)
         log.info("meter: %s (%s)", meter.source, why)
         daemon = Daemon(config, inventory, meter, why, cpu)
         await daemon.run(stop)

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.config import PowerConfig
 from edge_agent.power.recording import Trace
 from edge_agent.power.source import Accuracy, PowerSourceError, Reading, SampledSource, Scope, Source
 
@@ -239,6 +240,11 @@ def calibrated(source: Source, calibrations: Sequence[Calibration]) -> Source:
         if (each.source, each.domain) == (source.name, source.domain):
             return CalibratedPower(source, each)
     return source
+
+
+def kept_in(power: PowerConfig, state_dir: Path) -> PowerConfig:
+    """The settings with the state directory's calibration, unless they name one of their own."""
+    return power if power.calibration else msgspec.structs.replace(power, calibration=str(state_dir / FILE))
 
 
 def with_calibration(source: Source, path: str) -> Source:

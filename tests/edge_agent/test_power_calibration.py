@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.config import PowerConfig
 from edge_agent.power.calibration import (
     OUTSIDE,
     Calibration,
     CalibrationError,
     calibrated,
     fit,
+    kept_in,
     load,
     save,
     student_t,
@@ -186,6 +188,11 @@ def test_what_is_kept_comes_back_and_replaces_only_its_like(tmp_path: Path) -> N
     elsewhere = Calibration("rapl", *[getattr(FOUND, name) for name in FOUND.__struct_fields__[1:]])
     save(elsewhere, path)
     assert load(path) == (other, elsewhere)
+
+
+def test_the_state_directorys_file_is_taken_unless_another_is_named() -> None:
+    assert kept_in(PowerConfig(), Path("/s")).calibration == "/s/power-calibration.json"
+    assert kept_in(PowerConfig(calibration="/own"), Path("/s")).calibration == "/own"
 
 
 def test_a_file_at_fault_says_what_to_do(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.config import AgentConfig, PlugConfig, PowerConfig, ReplayConfig
-from edge_agent.power.calibration import FILE
+from edge_agent.power.calibration import kept_in
 from edge_agent.power.discover import survey
 from edge_agent.power.replay import REPLAY
 from edge_agent.power.sampler import BoardLock
@@ -47,9 +47,7 @@ def settings(choice: Choice, agent: AgentConfig | None) -> PowerConfig:
         changes["replay"] = ReplayConfig(choice.replay, speed=choice.speed)
     if choice.topic is not None or choice.broker is not None:
         changes["plug"] = _plug(choice, power.plug, "" if agent is None else agent.broker)
-    if not power.calibration:
-        changes["calibration"] = str(calibration_file(choice, agent))
-    return msgspec.structs.replace(power, **changes)
+    return kept_in(msgspec.structs.replace(power, **changes), _state_dir(choice, agent))
 
 
 def _plug(choice: Choice, plug: PlugConfig | None, agent_broker: str) -> PlugConfig:
@@ -62,11 +60,11 @@ def _plug(choice: Choice, plug: PlugConfig | None, agent_broker: str) -> PlugCon
     return PlugConfig(broker, topic, channel, period_s)
 
 
-def calibration_file(choice: Choice, agent: AgentConfig | None) -> Path:
+def _state_dir(choice: Choice, agent: AgentConfig | None) -> Path:
     """Where calibrations are kept: the agent's state directory, or this user's."""
     if choice.state_dir is not None:
-        return choice.state_dir / FILE
-    return (Path(agent.state_dir) if agent is not None else Path.home() / ".local/state/mas-edge") / FILE
+        return choice.state_dir
+    return Path(agent.state_dir) if agent is not None else Path.home() / ".local/state/mas-edge"
 
 
 def list_json(power: PowerConfig) -> dict[str, Any]:
