@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from edge_agent.config import PowerConfig
 from edge_agent.power import calibration, ina_hwmon, jetson_sysfs, jtop, nvml, pi_pmic, plug_mqtt, rapl, replay
 from edge_agent.power.base import Meter, NoMeter
@@ -50,20 +48,16 @@ def open_meter(
     config: PowerConfig,
     cpu_clock: Callable[[], float],
     candidates: Sequence[Candidate] | None = None,
-    state_dir: Path | None = None,
 ) -> tuple[Meter, str]:
     """The meter of this device and a line that says why this one; `cpu_clock` counts the CPU seconds of the work.
 
-    `candidates` are those of `survey` unless given. Calibrations are those of `config.calibration`, else those kept in
-    `state_dir`. Raises PowerSourceError when a source is asked for by name and
+    `candidates` are those of `survey` unless given. Raises PowerSourceError when a source is asked for by name and
     cannot be read. The meter holds the board's lock until it is stopped, also when it was never started.
     """
     if config.source == "none":
         return NoMeter('power.source is "none"'), "metering is switched off"
     if config.source == "estimate":
         return CpuTimeEstimate(config.watts_per_core, cpu_clock), 'power.source is "estimate"'
-    if state_dir is not None and not config.calibration:
-        config = msgspec.structs.replace(config, calibration=str(state_dir / calibration.FILE))
     offered = survey(config) if candidates is None else list(candidates)
     wanted = [candidate for candidate in offered if _is_wanted(candidate, config.source)]
     if not wanted and config.source != "auto":

@@ -188,19 +188,19 @@ def test_a_calibration_that_cannot_be_read_is_said_and_not_passed_over(tmp_path:
         open_meter(config, lambda: 0.0, [offer])
 
 
-def test_a_calibration_in_the_state_directory_is_used_and_shown(tmp_path: Path) -> None:
-    state = tmp_path / "state"
+def test_a_calibration_is_used_and_shown(tmp_path: Path) -> None:
     fitted = calibration.Calibration(
         source="ina", domain="board", reference="plug (plug:desk)", scope="wall", gain=1.2, offset_w=0.5, gain_low=1.1,
         gain_high=1.3, residual_w=0.1, line_w=0.2, low_w=1.0, high_w=9.0, windows=20, reference_accuracy=Accuracy(0.01),
     )  # fmt: skip
-    calibration.save(fitted, state / calibration.FILE)
+    file = tmp_path / calibration.FILE
+    calibration.save(fitted, file)
     offer = candidate("ina", "board", lambda: source("ina", "board"))
-    meter, _ = open_meter(PowerConfig(root=str(tmp_path)), lambda: 0.0, [offer], state)
+    meter, _ = open_meter(PowerConfig(root=str(tmp_path), calibration=str(file)), lambda: 0.0, [offer])
     meter.start()
     power_w = meter.power_w()
     meter.stop()
     assert (meter.state, meter.scope, power_w) == ("calibrated", "wall", pytest.approx(6.5))
-    plain, _ = open_meter(PowerConfig(root=str(tmp_path)), lambda: 0.0, [offer], tmp_path / "empty")
+    plain, _ = open_meter(PowerConfig(root=str(tmp_path)), lambda: 0.0, [offer])
     plain.stop()
     assert plain.state == "measured"
