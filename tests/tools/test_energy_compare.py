@@ -57,6 +57,12 @@ def test_a_scheme_that_is_none_and_an_unknown_key_are_faults(tmp_path: Path) -> 
     assert "repeat" in faults_of(tmp_path, REAL + "[protocol]\nrepeat = 3\n")
 
 
+def test_the_example_in_the_documentation_keeps_the_protocol() -> None:
+    comparison = load_comparison(Path(__file__).parents[2] / "docs/examples/energy-compare.toml")
+    assert shortfalls(comparison.spec) == []
+    assert list(comparison.jobs) == ["one-by-one", "all-in-one", "mas-2"]
+
+
 def test_settings_are_merged_table_by_table() -> None:
     base = {"size": 32, "train": {"lr": 0.1, "epochs": 1}}
     assert merged(base, {"train": {"lr": 0.2}}) == {"size": 32, "train": {"lr": 0.2, "epochs": 1}}
