@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from models.wire.chunks import make_ref
 from models.wire.codec import decode, encode
 from models.wire.job import TrainSettings
 from models.wire.messages import (
+    BoardInfo,
     CancelOrder,
     EvaluateOrder,
     EvaluateReport,
@@ -312,6 +314,32 @@ def test_a_full_queue_refuses_the_newest_order(broker_url: str, tmp_path: Path) 
         assert (await lab.next(TrainReport)).key.round == 1
 
     daemon_test(broker_url, tmp_path, test, max_queued_orders=1)
+
+
+def test_an_order_that_is_called_off_while_the_board_is_looked_at_is_not_begun(
+    broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    go_on.set()
+
+    def slow(root: Path) -> BoardInfo:
+        go_on.wait(30)
+        return BoardInfo()
+
+    monkeypatch.setattr(daemon, "look", slow)
+
+    async def test(lab: Lab, device: Device) -> None:
+        go_on.clear()
+        await lab.send(lab.order(0))
+        await eventually(lambda: device.daemon._queue.current is not None)
+        await lab.send(CancelOrder(lab.order(0).key))
+        await eventually(lambda: device.daemon._called_off == lab.order(0).key)
+        go_on.set()
+        await lab.send(lab.order(1))
+        assert (await lab.next(TrainReport)).key.round == 1
+        assert works(tmp_path / "stub") == ["train works round 1"]
+
+    daemon_test(broker_url, tmp_path, test)
 
 
 def test_a_device_with_a_tiny_budget_declines_and_says_so(broker_url: str, tmp_path: Path) -> None:
