@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,16 @@ from models.link.transfer import BlobUnavailable
 from models.wire.job import JobSpec
 from tools.client import FleetClient, FleetError
 from tools.demo.plan import PlanError
-from tools.energy.block_record import BLOCK_FILE, FORMAT, Block, block_folder, read_block, write_block
-from tools.energy.figures import total
+from tools.energy.block_record import BLOCK_FILE, Block, block_folder, read_block, write_block
 from tools.energy.meters import PlugWatch, watching
 from tools.energy.order import Place as Slot
 from tools.energy.order import blocks
+from tools.energy.outcome import bare_block, block_line, block_of, left_text
 from tools.energy.place import Place, local_agents, place_of
 from tools.energy.session import Bench, BlockFailed, Measured, StopAll, measure_block
 from tools.energy.spec import Comparison, load_comparison
 from tools.energy.watch import Watch, watching_fleet
 from tools.experiment.folder import FolderTakenError, hold_folder, keep_spec, space_faults
-from tools.experiment.plan import versions_here
 
 Say = Callable[[str], None]
 _LOOK_S = 0.2
@@ -131,7 +130,7 @@ async def _blocks(
 ) -> None:
     began_s = time.monotonic()
     for number, slot in enumerate(todo):
-        left = _left(number, len(todo), time.monotonic() - began_s)
+        left = left_text(number, len(todo), time.monotonic() - began_s)
         say(f"[{number + 1}/{len(todo)}{left}] {slot.scheme}, repeat {slot.repeat + 1}")
         block = await _insist(prepared, place, plugs, slot, modes, say)
         say(f"    {block_line(block)}")
@@ -152,10 +151,10 @@ async def _insist(
             if attempt < rules.attempts:
                 await asyncio.sleep(rules.retry_s)
             continue
-        block = _block(prepared, slot, started_at, measured, modes, attempt)
+        block = block_of(prepared.comparison, slot, started_at, measured, modes, attempt)
         write_block(prepared.out, slot.folder, block, measured.plain)
         return block
-    failed = _head(prepared, slot, started_at, "failed", reason, rules.attempts)
+    failed = bare_block(prepared.comparison, slot, started_at, "failed", reason, rules.attempts)
     write_block(prepared.out, slot.folder, failed, None)
     return failed
 
@@ -201,93 +200,6 @@ async def _stand_ready(bench: Bench, comparison: Comparison) -> None:
         if bench.clock() > deadline:
             raise BlockFailed(f"{bench.watch.active()[0].job} was cancelled and did not end")
         await bench.sleep(_LOOK_S)
-
-
-def _head(prepared: Prepared, slot: Slot, started_at: float, state: str, reason: str, attempts: int) -> Block:
-    comparison = prepared.comparison
-    return Block(
-        format=FORMAT,
-        comparison=comparison.spec.name,
-        fingerprint=comparison.fingerprint(),
-        scheme=slot.scheme,
-        repeat=slot.repeat,
-        position=slot.position,
-        seed=comparison.spec.protocol.seed + slot.repeat,
-        state="void" if state == "void" else "failed" if state == "failed" else "done",
-        reason=reason,
-        replayed=comparison.replayed,
-        started_at=started_at,
-        attempts=attempts,
-        versions=versions_here(),
-    )
-
-
-def _block(
-    prepared: Prepared, slot: Slot, started_at: float, measured: Measured, modes: Mapping[str, str], attempt: int
-) -> Block:
-    """The block's record; `void` where its boards did not stay in their power modes."""
-    moved = [
-        f"{device.agent} went from power mode {modes[device.agent]!r} to {board.power_mode!r}"
-        for device in measured.devices
-        for board in device.boards
-        if modes.get(device.agent) and board.power_mode and board.power_mode != modes[device.agent]
-    ]
-    record = measured.record
-    final = [split for split in record.splits if split.final]
-    head = _head(prepared, slot, started_at, "void" if moved else "done", "; ".join(dict.fromkeys(moved)), attempt)
-    return msgspec.structs.replace(
-        head,
-        wall_s=measured.wall_s,
-        devices=measured.devices,
-        plugs=measured.plugs,
-        curve=measured.curve,
-        losses=record.losses,
-        total_loss=record.total_loss,
-        record_energy_j=record.energy_j,
-        notes=tuple(_notes(measured)),
-        groups=tuple(split.tasks for split in final),
-    )
-
-
-def _notes(measured: Measured) -> list[str]:
-    """What should be known of a block that counts all the same."""
-    heard = total([figure for device in measured.devices for figure in device.phases.values()])
-    told_j = measured.record.energy_j
-    found = []
-    if told_j is not None and heard.energy_j is not None and abs(told_j - heard.energy_j) > 0.001 * abs(told_j):
-        found.append(
-            f"the aggregator counts {told_j:.1f} J, the reports heard here come to {heard.energy_j:.1f} J: "
-            "a report was missed, or came after the job's end"
-        )
-    for device in measured.devices:
-        if device.cooled is not None and not device.cooled.reached:
-            now_c = device.cooled.temperature_c
-            found.append(
-                f"{device.agent} tells no temperature, so it was not waited for"
-                if now_c is None
-                else f"{device.agent} was still at {now_c:.0f} °C when the time to cool down was over"
-            )
-    return found
-
-
-def block_line(block: Block) -> str:
-    """A block that has ended, on one line."""
-    if block.state != "done":
-        return f"{block.state}: {block.reason}"
-    heard = total([figure for device in block.devices for figure in device.phases.values()])
-    joules = "no joules" if heard.energy_j is None else f"{heard.energy_j:.0f} J {heard.state} ({heard.scope})"
-    plugs = total([plug.whole for plug in block.plugs]) if block.plugs else None
-    wall = f", {plugs.energy_j:.0f} J at the plug" if plugs is not None and plugs.energy_j is not None else ""
-    loss = "" if block.total_loss is None else f", loss {block.total_loss:.4f}"
-    replay = " (replay: not this machine's energy)" if block.replayed else ""
-    return f"done in {block.wall_s:.0f} s: {joules}{wall}{loss}{replay}"
-
-
-def _left(done: int, of: int, spent_s: float) -> str:
-    if not done:
-        return ""
-    minutes = round(spent_s / done * (of - done) / 60)
-    return f", about {minutes // 60} h {minutes % 60:02} min left"
 
 
 def least_seconds(prepared: Prepared) -> float:
