@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -198,7 +199,7 @@ def test_a_tiny_comparison_is_killed_goes_on_and_reports_replayed_joules(tmp_pat
     for scheme in result["schemes"].values():
         wall_s, plug_j = scheme["wall_s"]["mean"], scheme["plug_gross_j"]["mean"]
         assert 9.0 < plug_j / wall_s < 13.0  # the plug's trace is of 11 W, more or less 1.5 W
-    rows = list(csv.DictReader((out / "figures.csv").open()))
+    rows = list(csv.DictReader(io.StringIO((out / "figures.csv").read_text())))
     told_by_boards = [row for row in rows if row["of"].startswith("agent-") and row["energy_j"]]
     assert {row["scope"] for row in told_by_boards} == {"module"}
     assert all(row["source"].startswith("replay:") for row in told_by_boards)
