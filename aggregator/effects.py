@@ -12,10 +12,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
+from aggregator.attribution import PartWork
 from aggregator.averaging import RunningAverage
 from aggregator.coordinator.actions import Accumulate, Average, Export, ExportSplit, PrepareModel
 from aggregator.coordinator.events import SplitBundle
@@ -44,6 +47,14 @@ class _Sum:
     added: list[Contribution]
 
 
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A split's first model; `parts` is what its encoder and heads take, empty where they come from a parent."""
+
+    model: BlobRef
+    parts: dict[str, PartWork] = field(default_factory=dict)
+
+
 class Effects:
     """Does the work of actions; results are blobs in `store`."""
 
@@ -53,15 +64,17 @@ class Effects:
         self._sums: dict[tuple[str, str], _Sum] = {}
         self._shapes: tuple[str, dict[str, FloatArray]] = ("", {})
 
-    async def prepare(self, action: PrepareModel) -> BlobRef:
-        """The model a split starts from: new weights, or its parts of the parent's."""
+    async def prepare(self, action: PrepareModel) -> NewModel:
+        """The model a split starts from: new weights, with what its parts take, or its parts of the parent's."""
         if action.parent is not None:
             parent = action.parent
-            return await self._in_thread(lambda: self._put(split_state(self._load(parent.sha256), action.tasks)))
+            work = lambda: self._put(split_state(self._load(parent.sha256), action.tasks))  # noqa: E731
+            return NewModel(await self._in_thread(work))
         request = {"tasks": list(action.tasks), "network": action.network, "size": action.size, "seed": action.seed}
         with tempfile.TemporaryDirectory(prefix="mas-export-") as folder:
             await _child("init", request, Path(folder))
-            return await self._in_thread(lambda: self._adopt(Path(folder) / "state.blob"))
+            parts = msgspec.json.decode((Path(folder) / "parts.json").read_bytes(), type=dict[str, PartWork])
+            return NewModel(await self._in_thread(lambda: self._adopt(Path(folder) / "state.blob")), parts)
 
     async def accumulate(self, action: Accumulate) -> None:
         """Add one update to its round's running sum, as it arrives."""

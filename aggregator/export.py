@@ -1,6 +1,6 @@
 """What of the aggregator needs torch, as a child process whose memory goes back when it ends.
 
-    python -m aggregator.export init   REQUEST.json FOLDER    new weights             -> FOLDER/state.blob
+    python -m aggregator.export init   REQUEST.json FOLDER    new weights             -> FOLDER/state.blob, parts.json
     python -m aggregator.export bundle REQUEST.json FOLDER    a trained split's bundle -> its four files in FOLDER
 
 Exit code 0, or 1 with the reason on stderr.
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from aggregator.attribution import ENCODER, PartWork
 from models.bundle import (
     FORMAT,
     INPUT,
@@ -41,10 +42,12 @@ from models.bundle import (
     task_output,
 )
 from models.networks import MultiTaskNet, build_network, export_state, load_state
+from models.networks.flops import layer_macs
 from models.state import FloatArray, StateError
 from models.wire.tensors import TensorsError, decode_tensors, encode_tensors
 
 STATE = "state.blob"
+PARTS = "parts.json"
 OPSET = 17
 _REFERENCE_SEED = 20230711
 _REFERENCE_BATCH = 2
@@ -81,9 +84,27 @@ class BundleRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def initialise(request: InitRequest, folder: Path) -> None:
-    """Write a network's initial state as `state.blob`. Raises ValueError for an unknown network, task or size."""
+    """Write a network's initial state as `state.blob`, and what its parts take as `parts.json`.
+
+    Raises ValueError for an unknown network, task or size.
+    """
     network = build_network(request.network, request.tasks, request.size, request.seed)
-    (folder / STATE).write_bytes(encode_tensors(export_state(network)))
+    state = export_state(network)
+    (folder / STATE).write_bytes(encode_tensors(state))
+    (folder / PARTS).write_bytes(msgspec.json.encode(count_parts(request, state)))
+
+
+def count_parts(request: InitRequest, state: Mapping[str, FloatArray]) -> dict[str, PartWork]:
+    """What the encoder and each head take; empty for a network that torch cannot run without its contents."""
+    try:
+        macs = layer_macs(request.network, request.tasks, request.size)
+    except RuntimeError as error:  # somebody's own network: its tasks then share the encoder's joules equally
+        print(f"operations of {request.network} cannot be counted: {error}", file=sys.stderr)
+        return {}
+    parameters = dict.fromkeys(macs, 0)
+    for name, array in state.items():
+        parameters[name.split(".")[1] if name.startswith("heads.") else ENCODER] += array.size
+    return {part: PartWork(macs[part], parameters[part]) for part in macs}
 
 
 def bundle(request: BundleRequest, folder: Path) -> Manifest:

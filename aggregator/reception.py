@@ -150,7 +150,11 @@ class Reception:
         elif isinstance(message, messages.DeployReport):
             self._floor.apply(Deployed(message))
         elif isinstance(message, messages.OrderFailed):
-            self._floor.apply(OrderFailed(message.key, message.reason, message.final, message.energy, message.diverged))
+            self._floor.apply(
+                OrderFailed(
+                    message.key, message.reason, message.final, message.energy, message.diverged, message.declined
+                )
+            )
         elif isinstance(message, messages.Refused):
             log.warning("agent %s refuses: %s", agent, message.reason)
 

@@ -9,10 +9,20 @@ import msgspec
 
 from aggregator.affinity import Matrix, mean_affinity
 from aggregator.coordinator.state import Job, RoundRecord, Split, State
-from aggregator.record_energy import EnergyRecord, PhaseJoules, energy_by_phase, energy_rows, total_energy_of
+from aggregator.record_energy import (
+    EnergyRecord,
+    PhaseJoules,
+    SparedRecord,
+    energy_by_phase,
+    energy_rows,
+    job_flags,
+    spared_rows,
+    total_energy_of,
+)
+from aggregator.record_tasks import TaskCosts, task_costs
 from aggregator.schemes.base import Decision
 from models.wire.job import JobSpec
-from models.wire.messages import Capabilities, EnergyState, JobState, JobStatus, SplitStatus
+from models.wire.messages import BoardInfo, BudgetInfo, Capabilities, EnergyState, JobState, JobStatus, SplitStatus
 
 
 class AgentRecord(msgspec.Struct, frozen=True):
@@ -23,6 +33,8 @@ class AgentRecord(msgspec.Struct, frozen=True):
     test_samples: int
     energy_source: str
     energy_state: EnergyState
+    board: BoardInfo | None = None
+    budget: BudgetInfo | None = None
 
 
 class SplitRecord(msgspec.Struct, frozen=True):
@@ -76,6 +88,8 @@ class Record(msgspec.Struct, frozen=True):
     """One job. Times are seconds since the epoch; `train_s` sums over devices; `losses` are final held-out means.
 
     `diverged`: it failed because training came to what is not finite.
+    `energy_scope`, `energy_coverage` and `energy_uncertainty_j` are of `energy_j`; `task_costs` divides it among the
+    tasks; `flags` say what makes it doubtful, and `spared` what agents declined to spend.
     """
 
     job: str
@@ -104,6 +118,12 @@ class Record(msgspec.Struct, frozen=True):
     skipped: tuple[str, ...]
     skipped_total: int
     diverged: bool = False
+    energy_scope: str = ""
+    energy_coverage: float | None = None
+    energy_uncertainty_j: float | None = None
+    task_costs: TaskCosts | None = None
+    flags: tuple[str, ...] = ()
+    spared: tuple[SparedRecord, ...] = ()
 
 
 def job_record(state: State, job_id: str, now_s: float) -> Record:
@@ -143,6 +163,12 @@ def job_record(state: State, job_id: str, now_s: float) -> Record:
         skipped=job.spent.skipped,
         skipped_total=sum(job.spent.skipped_by.values()),
         diverged=job.diverged,
+        energy_scope=energy.scope,
+        energy_coverage=energy.coverage,
+        energy_uncertainty_j=energy.uncertainty_j,
+        task_costs=task_costs(job) if job.spent.energy else None,
+        flags=job_flags(job),
+        spared=spared_rows(job),
     )
 
 
@@ -209,6 +235,8 @@ def _agent(name: str, capabilities: Capabilities) -> AgentRecord:
         test_samples=capabilities.test_samples,
         energy_source=capabilities.energy_source,
         energy_state=capabilities.energy_state,
+        board=capabilities.board,
+        budget=capabilities.budget,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from aggregator.coordinator.state import Job
+from aggregator.record_tasks import with_unanswered
 from models.energy import EnergySummary, EnergyTotal, merge_energy, summarise_energy
 from models.wire.messages import EnergyState
 
 
 class EnergyRecord(msgspec.Struct, frozen=True):
-    """Joules of one phase of one split, over all devices."""
+    """Joules of one phase of one split, over all devices; how far to trust them is as in `models.energy`."""
 
     split: str
     phase: str
@@ -21,6 +22,9 @@ class EnergyRecord(msgspec.Struct, frozen=True):
     source: str
     scope: str
     reason: str
+    coverage: float | None = None
+    uncertainty_j: float | None = None
+    flags: tuple[str, ...] = ()
 
 
 class PhaseJoules(msgspec.Struct, frozen=True):
@@ -28,6 +32,38 @@ class PhaseJoules(msgspec.Struct, frozen=True):
 
     energy_j: float | None
     state: EnergyState
+    scope: str = ""
+    coverage: float | None = None
+    uncertainty_j: float | None = None
+    reason: str = ""
+
+
+class SparedRecord(msgspec.Struct, frozen=True):
+    """Orders that an agent declined, and joules it foresaw for them from its past: an estimate, and not spent.
+
+    `energy_j` is None where it could foresee none; another agent may have spent them instead.
+    """
+
+    agent: str
+    orders: int
+    energy_j: float | None
+    state: EnergyState
+    reason: str
+
+
+def spared_rows(job: Job) -> tuple[SparedRecord, ...]:
+    """What was not spent, by agent."""
+    return tuple(
+        SparedRecord(
+            agent, spared.orders, spared.energy_j, "missing" if spared.energy_j is None else "estimated", spared.reason
+        )
+        for agent, spared in sorted(job.spent.spared.items())
+    )
+
+
+def job_flags(job: Job) -> tuple[str, ...]:
+    """What makes the job's joules or durations doubtful, with the agent it is of."""
+    return tuple(f"{agent}: {flag}" for agent, flags in sorted(job.spent.flags.items()) for flag in flags)
 
 
 def total_energy_of(job: Job) -> EnergySummary:
@@ -36,19 +72,7 @@ def total_energy_of(job: Job) -> EnergySummary:
     for phases in job.spent.energy.values():
         for part in phases.values():
             total = merge_energy(total, part)
-    return _with_unanswered(job, summarise_energy(total))
-
-
-def _with_unanswered(job: Job, summary: EnergySummary) -> EnergySummary:
-    count = len(job.spent.unanswered)
-    if not count:
-        return summary
-    lacking = f"{count} orders were never accounted for"
-    return msgspec.structs.replace(
-        summary,
-        state="partial" if summary.energy_j is not None else "missing",
-        reason="; ".join(part for part in (summary.reason, lacking) if part),
-    )
+    return with_unanswered(len(job.spent.unanswered), summarise_energy(total))
 
 
 def energy_rows(job: Job) -> tuple[EnergyRecord, ...]:
@@ -68,6 +92,9 @@ def energy_rows(job: Job) -> tuple[EnergyRecord, ...]:
                     source=said.source,
                     scope=said.scope,
                     reason=said.reason,
+                    coverage=said.coverage,
+                    uncertainty_j=said.uncertainty_j,
+                    flags=said.flags,
                 )
             )
     return tuple(rows)
@@ -80,4 +107,7 @@ def energy_by_phase(job: Job) -> dict[str, PhaseJoules]:
         for phase, total in phases.items():
             totals[phase] = merge_energy(totals.get(phase, EnergyTotal()), total)
     said = {phase: summarise_energy(total) for phase, total in totals.items()}
-    return {phase: PhaseJoules(summary.energy_j, summary.state) for phase, summary in said.items()}
+    return {
+        phase: PhaseJoules(one.energy_j, one.state, one.scope, one.coverage, one.uncertainty_j, one.reason)
+        for phase, one in said.items()
+    }

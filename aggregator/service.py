@@ -209,13 +209,9 @@ class Service:
             except _EXPECTED as error:
                 log.warning("an update of job %s waits for the averaging, which tries it again: %s", action.job, error)
         elif isinstance(action, PrepareModel):
-            await self._effect(
-                action, "prepare", self._model_ready(action, action.round, self._effects.prepare(action))
-            )
+            await self._effect(action, "prepare", self._prepared(action))
         elif isinstance(action, Average):
-            await self._effect(
-                action, "average", self._model_ready(action, action.round + 1, self._effects.average(action))
-            )
+            await self._effect(action, "average", self._averaged(action))
         elif isinstance(action, Export):
             await self._effect(action, "export", self._export(action))
 
@@ -227,10 +223,12 @@ class Service:
             event = EffectFailed(action.job, getattr(action, "split", ""), what, str(error)[:1000])
         self.apply(event)
 
-    async def _model_ready(
-        self, action: PrepareModel | Average, round_: int, work: Coroutine[Any, Any, messages.BlobRef]
-    ) -> AnyEvent:
-        return ModelReady(action.job, action.split, round_, await work)
+    async def _prepared(self, action: PrepareModel) -> AnyEvent:
+        made = await self._effects.prepare(action)
+        return ModelReady(action.job, action.split, action.round, made.model, made.parts)
+
+    async def _averaged(self, action: Average) -> AnyEvent:
+        return ModelReady(action.job, action.split, action.round + 1, await self._effects.average(action))
 
     async def _export(self, action: Export) -> AnyEvent:
         return BundlesReady(action.job, await self._effects.export(action, version("mas-edge")))

@@ -17,14 +17,19 @@ from pathlib import Path
 import msgspec
 
 from edge_agent import bundle
+from edge_agent.boards import look
+from edge_agent.budget import Budget, BudgetError, Pictures, taken_j
 from edge_agent.config import AgentConfig
 from edge_agent.cpu import CpuClock
+from edge_agent.days import system_clocks
 from edge_agent.inventory import Inventory, InventoryError, take_inventory
 from edge_agent.ledger import Ledger
 from edge_agent.orders import OrderQueue
 from edge_agent.power.base import Meter, PowerSourceError
+from edge_agent.power.calibration import kept_in
 from edge_agent.power.discover import open_meter
-from edge_agent.status import Status, write_status
+from edge_agent.status import BudgetStatus, Status, write_status
+from edge_agent.telemetry import EXPIRY_S, Teller
 from edge_agent.trainer.protocol import Setup, Step
 from edge_agent.trainer_process import TrainerProcess
 from edge_agent.work import Answer, Order, Worker, progress
@@ -40,10 +45,12 @@ from models.wire.chunks import BlobLimits
 from models.wire.codec import WireError, encode
 from models.wire.messages import (
     BlobRef,
+    BoardInfo,
     CancelOrder,
     Capabilities,
     DeployOrder,
     EvaluateOrder,
+    EvaluateReport,
     Message,
     OrderFailed,
     OrderKey,
@@ -66,6 +73,15 @@ class Daemon:
         self._topics = Topics(config.fleet)
         self._boot = uuid.uuid4().hex
         self._state_dir = Path(config.state_dir)
+        pictures = Pictures(inventory.train_samples, inventory.test_samples, inventory.val_samples)
+        self._cpu, self._board = cpu, BoardInfo()
+        self._budget = Budget(config.budget, pictures, system_clocks(), self._state_dir)
+        self._told_refusal = False
+        self._called_off: OrderKey | None = None
+        if config.budget.joules_per_day is not None and meter.state == "missing":
+            raise BudgetError(
+                f"budget.joules_per_day is set, but nothing here tells joules ({why_meter}); set power.source"
+            )
         self._store = BlobStore(self._state_dir / "blobs", BlobLimits(max_blob_bytes=config.max_blob_bytes))
         self._link = MqttLink(
             config.broker,
@@ -76,6 +92,7 @@ class Daemon:
         )
         self._exchange = BlobExchange(self._link, self._store)
         self._ledger = Ledger(meter, cpu)
+        self._teller = Teller(config.id, self._boot, meter, cpu)
         setup = Setup(
             data_root=config.data.root,
             train_buildings=inventory.train,
@@ -103,12 +120,15 @@ class Daemon:
         bundle.clean_leftovers(self._state_dir)
         self._worker.clean_leftovers()
         self._meter.start()
+        for blind in self._budget.blind(await self._look()):
+            log.warning("budget: %s", blind)
         if self._config.trainer.keep_warm:
             await self._trainer.start()
         await self._link.subscribe(*self._topics.agent_filters(self._config.id))
         async with self._link:
             for loop in (self._receive(), self._work(), self._report_status(), sdnotify.keep_watchdog_fed()):
                 self._tasks.loop(loop, stop)
+            self._tasks.loop(self._tell_power(), stop)
             sdnotify.notify("READY=1")
             await stop.wait()
             sdnotify.notify("STOPPING=1")
@@ -134,6 +154,8 @@ class Daemon:
             val_samples=self._inventory.val_samples,
             energy_source=self._meter.source,
             energy_state=self._meter.state,
+            board=self._board,
+            budget=self._budget.info(self._board),
             cores=os.cpu_count() or 1,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         )
@@ -143,7 +165,29 @@ class Daemon:
         await self._link.publish(self._topics.presence(self._config.id), encode(self._presence(online)), retain=True)
 
     async def _greet(self) -> None:
+        await self._look()
         await self._say_presence(online=True)
+        self._told_refusal = self._refuses()
+
+    async def _look(self) -> BoardInfo:
+        """How the board is now; in a thread, since it may have to ask a command that hangs."""
+        self._board = await asyncio.to_thread(look, Path(self._config.power.root))
+        return self._board
+
+    def _refuses(self) -> bool:
+        info = self._budget.info(self._board)
+        return info is not None and bool(info.refuses)
+
+    async def _tell_refusal(self) -> None:
+        """Let the fleet know when this device begins, or ceases, to refuse orders altogether."""
+        refuses = self._refuses()
+        if refuses != self._told_refusal and self._link.connected:
+            try:
+                await self._say_presence(online=True)
+            except LinkError as error:
+                log.warning("the fleet was not told of the budget: %s", error)
+            else:
+                self._told_refusal = refuses
 
     # --- messages ----------------------------------------------------------------------------------------------
 
@@ -161,8 +205,10 @@ class Daemon:
         elif isinstance(message, TrainOrder | EvaluateOrder | DeployOrder):
             self._take_order(message, expiry_s)
         elif isinstance(message, CancelOrder):
-            if self._queue.cancel(message.key) and self._current is not None:
-                self._current.cancel()
+            if self._queue.cancel(message.key):
+                self._called_off = message.key
+                if self._current is not None:
+                    self._current.cancel()
         elif isinstance(message, Presence):
             self._aggregator_online = message.online
         elif isinstance(message, Refused):
@@ -197,15 +243,33 @@ class Daemon:
                 answer: Answer | None = OrderFailed(queued.order.key, "it waited here beyond its deadline")
             else:
                 self._write_status()
-                answer = await self._attempt(queued.order)
+                answer = self._budget.refusal(queued.order, await self._look())
+                if answer is None and self._called_off != queued.order.key:
+                    answer = await self._metered(queued.order)
             self._queue.done(answer)
             if answer is not None:
                 self._count(answer)
                 if isinstance(answer, TrainReport):
                     self._offer(answer.update)
                 await self._say(answer)
+            await self._tell_refusal()
             self._write_status()
             await self._prune()
+
+    async def _metered(self, order: Order) -> Answer | None:
+        """Do an order and enter into the budget what it took, whatever comes of it."""
+        before, start_s, start_cpu_s = self._board, time.monotonic(), self._cpu()
+        self._budget.begin(order)
+        answer: Answer | None = None
+        try:
+            answer = await self._attempt(order)
+        finally:
+            taken = self._meter.measure(start_s, time.monotonic(), self._cpu() - start_cpu_s)
+            whole = answer is not None and not isinstance(answer, OrderFailed)
+            self._budget.end(order, taken_j(taken.energy_j, taken.coverage), whole)
+        if isinstance(answer, TrainReport | EvaluateReport):
+            answer = msgspec.structs.replace(answer, boards=(before, await self._look()))
+        return answer
 
     async def _attempt(self, order: Order) -> Answer | None:
         """Do an order in a task of its own, so that a CancelOrder can stop it; None when it was.
@@ -277,8 +341,20 @@ class Daemon:
 
     async def _report_status(self) -> None:
         while True:
+            await self._look()
+            await self._tell_refusal()
             self._write_status()
             await asyncio.sleep(_STATUS_PERIOD_S)
+
+    async def _tell_power(self) -> None:
+        """Tell what the meter sees, for as long as somebody could hear it; who is away misses it."""
+        while True:
+            await asyncio.sleep(self._config.power.tell_s)
+            working = self._queue.current is not None
+            said = await asyncio.to_thread(self._teller.take, working, self._done + self._failed, self._board)
+            if self._link.connected:
+                with contextlib.suppress(LinkError, WireError):  # the next one says what matters then
+                    await self._link.publish(self._topics.reports(self._config.id), encode(said), expiry_s=EXPIRY_S)
 
     def _write_status(self) -> None:
         current = self._queue.current
@@ -300,11 +376,29 @@ class Daemon:
             bundles=tuple(f"{task} {found.manifest_sha256[:12]}" for task, found in self._active_bundles().items()),
             dropped=dict(self._drops.counts) | dict(self._link.dropped) | dict(self._exchange.dropped),
             written_at=time.time(),
+            board=self._board,
+            budget=self._budget_status(),
         )
         try:
             write_status(self._state_dir, status)
         except OSError as error:
             log.warning("the status file was not written: %s", error)
+
+    def _budget_status(self) -> BudgetStatus | None:
+        info = self._budget.info(self._board)
+        if info is None:
+            return None
+        book = self._budget.book
+        return BudgetStatus(
+            joules_per_day=info.joules_per_day,
+            spent_j=info.spent_j,
+            left_s=book.day.left_s,
+            refuses=info.refuses,
+            declined=book.declined,
+            spared_j=book.spared_j,
+            declined_ever=book.declined_ever,
+            spared_ever_j=book.spared_ever_j,
+        )
 
     def _active_bundles(self) -> dict[str, bundle.InstalledBundle]:
         try:
@@ -320,11 +414,19 @@ def main(config: AgentConfig, verbose: bool = False) -> int:
     async def serve(stop: asyncio.Event) -> bool:
         cpu = CpuClock()
         inventory = take_inventory(config.data)
-        meter, why = open_meter(config.power, cpu)
+        meter, why = open_meter(kept_in(config.power, Path(config.state_dir)), cpu)
         log.info("meter: %s (%s)", meter.source, why)
         daemon = Daemon(config, inventory, meter, why, cpu)
         await daemon.run(stop)
         return not daemon.failed
 
-    expected = (InventoryError, PowerSourceError, BadBrokerUrl, BlobStoreError, TopicError, bundle.BundleError)
+    expected = (
+        InventoryError,
+        PowerSourceError,
+        BadBrokerUrl,
+        BlobStoreError,
+        TopicError,
+        bundle.BundleError,
+        BudgetError,
+    )
     return run_service("agent", Path(config.state_dir), verbose, serve, expected)

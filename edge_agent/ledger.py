@@ -13,14 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.power.base import Energy, Meter
+from edge_agent.power.base import Measurement, Meter
+from models.energy import weakest_state
 from models.wire.messages import EnergyState, Phase, PhaseEnergy
 
-#: Weakest first: what a phase's figure may be called when its windows differ.
-_STATES: tuple[EnergyState, ...] = ("missing", "partial", "estimated", "measured")
 #: Jobs whose accounts are kept; beyond, the one that has had no order for longest goes. Most of them have ended.
 MAX_ACCOUNTS = 16
 _MAX_REASON = 200
+_MAX_FLAGS = 32
+_MAX_FLAG = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +36,48 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """The windows of one phase so far. `energy_j` is None while no window's joules are known."""
+    """The windows of one phase so far. `energy_j` is None while no window's joules are known.
+
+    One meter says all of them, and is off in the same direction in each: uncertainties add up. One window whose
+    uncertainty is not known makes that of the sum unknown (`unsure`).
+    """
 
     duration_s: float = 0.0
     cpu_s: float = 0.0
     energy_j: float | None = None
     states: frozenset[EnergyState] = frozenset()
     reasons: tuple[str, ...] = ()
+    covered_s: float = 0.0
+    uncertainty_j: float = 0.0
+    unsure: bool = False
+    n_samples: int = 0
+    max_gap_s: float | None = None
+    flags: tuple[str, ...] = ()
 
-    def plus(self, window: Window, energy: Energy) -> _Figure:
-        known = [value for value in (self.energy_j, energy.energy_j) if value is not None]
+    def plus(self, window: Window, said: Measurement) -> _Figure:
+        known = [value for value in (self.energy_j, said.energy_j) if value is not None]
+        gaps = [value for value in (self.max_gap_s, said.max_gap_s) if value is not None]
         # A job may be cancelled for ever: as many reasons as can be told, and no more, are kept.
-        new = energy.reason and energy.reason not in self.reasons and len("; ".join(self.reasons)) < _MAX_REASON
+        new = said.reason and said.reason not in self.reasons and len("; ".join(self.reasons)) < _MAX_REASON
+        width_s = window.end_s - window.start_s
         return _Figure(
-            duration_s=self.duration_s + window.end_s - window.start_s,
+            duration_s=self.duration_s + width_s,
             cpu_s=self.cpu_s + window.cpu_s,
             energy_j=sum(known) if known else None,
-            states=self.states | {energy.state},
-            reasons=(*self.reasons, energy.reason) if new else self.reasons,
+            states=self.states | {said.state},
+            reasons=(*self.reasons, said.reason) if new else self.reasons,
+            covered_s=self.covered_s + said.coverage * width_s,
+            uncertainty_j=self.uncertainty_j + (said.uncertainty_j or 0.0),
+            unsure=self.unsure or (said.energy_j is not None and said.uncertainty_j is None),
+            n_samples=self.n_samples + said.n_samples,
+            max_gap_s=max(gaps) if gaps else None,
+            flags=tuple(dict.fromkeys((*self.flags, *said.flags)))[:_MAX_FLAGS],
         )
 
     def state(self) -> EnergyState:
         if self.energy_j is None:
             return "missing"
-        return "partial" if "missing" in self.states else min(self.states, key=_STATES.index)
+        return "partial" if "missing" in self.states else weakest_state(self.states)
 
 
 class Ledger:
@@ -94,8 +113,8 @@ class Ledger:
         if account is not None:
             inner = sorted((part for part in parts if part.phase != self._phase), key=lambda part: part.start_s)
             for window in _fill(self._phase, self._mark_s, now_s, now_cpu_s - self._mark_cpu_s, inner):
-                energy = self._meter.energy(window.start_s, window.end_s, window.cpu_s)
-                account[window.phase] = account.get(window.phase, _Figure()).plus(window, energy)
+                said = self._meter.measure(window.start_s, window.end_s, window.cpu_s)
+                account[window.phase] = account.get(window.phase, _Figure()).plus(window, said)
         self._phase, self._mark_s, self._mark_cpu_s = phase, now_s, now_cpu_s
 
     def take(self, phase: Phase) -> tuple[PhaseEnergy, ...]:
@@ -116,6 +135,11 @@ class Ledger:
             source=self._meter.source,
             scope=self._meter.scope,
             reason="; ".join(figure.reasons)[:_MAX_REASON],
+            coverage=min(1.0, figure.covered_s / figure.duration_s) if figure.duration_s > 0 else 0.0,
+            uncertainty_j=None if figure.energy_j is None or figure.unsure else figure.uncertainty_j,
+            n_samples=figure.n_samples,
+            max_gap_s=figure.max_gap_s,
+            flags=tuple(flag[:_MAX_FLAG] for flag in figure.flags),
         )
 
 

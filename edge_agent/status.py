@@ -8,13 +8,29 @@ from pathlib import Path
 
 import msgspec
 
-from models.wire.messages import EnergyState
+from models.wire.messages import BoardInfo, EnergyState
 
 _FILE = "status.json"
 
 
 class StatusError(Exception):
     """A status file that is there and cannot be read; the text says why and what to do."""
+
+
+class BudgetStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the device's day has cost and may cost, and what it did not take. `spared_j` was foreseen, so estimated.
+
+    `refuses`: why it takes no order at all now ("": it does). `left_s`: until its next day.
+    """
+
+    joules_per_day: float | None
+    spent_j: float
+    left_s: float
+    refuses: str
+    declined: int
+    spared_j: float
+    declined_ever: int
+    spared_ever_j: float
 
 
 class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +53,8 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundles: tuple[str, ...]
     dropped: dict[str, int]
     written_at: float
+    board: BoardInfo = BoardInfo()
+    budget: BudgetStatus | None = None
 
 
 def write_status(state_dir: Path, status: Status) -> None:
@@ -80,8 +98,33 @@ def describe(status: Status) -> str:
         "orders": f"{status.orders_waiting} waiting, {status.orders_done} done, {status.orders_failed} failed",
         "last failure": status.last_failure or "none",
         "meter": f"{status.meter} ({status.energy_state})",
+        "board": _board(status.board),
+        "budget": _budget(status.budget),
         "bundles": ", ".join(status.bundles) or "none",
         "dropped": ", ".join(f"{count} x {reason}" for reason, count in status.dropped.items()) or "nothing",
         "as of": f"{age_s:.0f} s ago",
     }
     return "\n".join(f"{name:<13} {value}" for name, value in rows.items())
+
+
+def _board(board: BoardInfo) -> str:
+    parts = [f"power mode {board.power_mode}"] if board.power_mode else []
+    parts += [] if board.temperature_c is None else [f"{board.temperature_c:.0f} C"]
+    parts += [] if board.battery_percent is None else [f"battery {board.battery_percent:.0f} %"]
+    parts += [*board.throttled, *(["undervoltage"] if board.undervoltage else [])]
+    return ", ".join(parts) or "tells nothing"
+
+
+def _budget(budget: BudgetStatus | None) -> str:
+    if budget is None:
+        return "none"
+    spent = f"{budget.spent_j:.0f} J spent today"
+    if budget.joules_per_day is not None:
+        spent = f"{budget.spent_j:.0f} of today's {budget.joules_per_day:.0f} J spent"
+    parts = [f"{spent}, the day ends in {budget.left_s / 3600:.1f} h"]
+    parts += [f"refuses orders: {budget.refuses}"] if budget.refuses else []
+    parts.append(
+        f"declined {budget.declined} orders today (about {budget.spared_j:.0f} J not spent, estimated), "
+        f"{budget.declined_ever} ever ({budget.spared_ever_j:.0f} J)"
+    )
+    return "; ".join(parts)

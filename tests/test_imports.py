@@ -90,6 +90,8 @@ def test_imports_without_torch(module: str) -> None:
         ("onnxruntime", "edge_agent/inference.py"),
         ("onnx", "aggregator/export.py"),
         ("jinja2", "tools/report/html.py"),
+        ("pynvml", "edge_agent/power/nvml.py"),
+        ("jtop", "edge_agent/power/jtop_process.py"),
     ],
 )
 def test_vendor_packages_stay_in_their_own_file(package: str, only: str) -> None:

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from aggregator.schemes.base import Scheme
 
 
-def joules(energy_j: float | None, state: str) -> str:
+def joules(energy_j: float | None, state: str, uncertainty_j: float | None = None, scope: str = "") -> str:
     """Joules with their state; a figure that is not known is a dash, never a zero."""
-    return f"- ({state})" if energy_j is None else f"{energy_j:.0f} J ({state})"
+    said = ", ".join(part for part in (state, scope) if part)
+    off = "" if uncertainty_j is None else f" ± {uncertainty_j:.2g}"
+    return f"- ({state})" if energy_j is None else f"{energy_j:.0f}{off} J ({said})"
 
 
 def scheme_lines(schemes: Mapping[str, Scheme]) -> list[str]:
@@ -46,8 +48,7 @@ def describe(record: Mapping[str, Any]) -> str:
     lines = [
         f"job       {record['job']} ({record['spec']['scheme']}), {record['state']}{reason}",
         f"wall      {record['wall_s']:.1f} s, training {record['train_s']:.1f} s over {len(record['agents'])} devices",
-        f"energy    {joules(record['energy_j'], record['energy_state'])}: "
-        + ", ".join(f"{phase} {joules(e['energy_j'], e['state'])}" for phase, e in record["energy_by_phase"].items()),
+        *_energy_lines(record),
         f"traffic   {record['bytes_up'] / 1e6:.1f} MB up, {record['bytes_down'] / 1e6:.1f} MB down",
     ]
     for split in record["splits"]:
@@ -69,3 +70,30 @@ def describe(record: Mapping[str, Any]) -> str:
     if record["skipped_total"]:
         lines.append(f"skipped   {record['skipped_total']} broken samples: {', '.join(record['skipped'][:5])}")
     return "\n".join(lines)
+
+
+def _energy_lines(record: Mapping[str, Any]) -> list[str]:
+    """The job's joules in all, by phase and by task, what makes them doubtful, and what was not spent."""
+    scope, off = record.get("energy_scope", ""), record.get("energy_uncertainty_j")
+    lines = [
+        f"energy    {joules(record['energy_j'], record['energy_state'], off, scope)}: "
+        + ", ".join(f"{phase} {joules(e['energy_j'], e['state'])}" for phase, e in record["energy_by_phase"].items())
+    ]
+    if why := record.get("energy_reason"):
+        lines.append(f"          {why}")
+    if (share := record.get("energy_coverage")) is not None and share < 1:
+        lines.append(f"          readings cover {share:.1%} of the time")
+    if costs := record.get("task_costs"):
+        said = ", ".join(
+            f"{task} {joules(one['energy']['energy_j'], one['energy']['state'], one['energy']['uncertainty_j'])}"
+            for task, one in costs["tasks"].items()
+        )
+        rule = "divided equally" if costs["rule"] == "equal" else f"divided by the {costs['rule']} rule"
+        lines.append(f"by task   {said}; {rule}" + (f" ({costs['why']})" if costs["why"] else ""))
+    lines += [f"doubtful  {flag}" for flag in record.get("flags", ())]
+    lines += [
+        f"declined  {one['agent']}: {one['orders']} orders, {joules(one['energy_j'], one['state'])} not spent: "
+        f"{one['reason']}"
+        for one in record.get("spared", ())
+    ]
+    return lines

@@ -8,13 +8,15 @@ from collections.abc import Iterable
 import msgspec
 
 from aggregator.affinity import affinity_faults
+from aggregator.coordinator.boards import boards_of, note_flags
 from aggregator.coordinator.fleet import open_order, samples_for
 from aggregator.coordinator.messages import probe_every, settings_of
-from aggregator.coordinator.state import Job, LossSum, Split, State
+from aggregator.coordinator.state import Job, LossSum, Spared, Split, State
 from aggregator.coordinator.turn import Turn
 from models.energy import EnergyTotal, add_energy
 from models.wire.job import TrainSettings
 from models.wire.messages import (
+    Declined,
     DeployReport,
     EvaluateReport,
     OrderKey,
@@ -168,6 +170,7 @@ def mean_losses(sums: dict[str, LossSum]) -> dict[str, float]:
 def account(turn: Turn, report: TrainReport | EvaluateReport | DeployReport) -> None:
     """Add what a report says it cost, and the files it had to skip, to its job."""
     account_energy(turn, report.key, report.energy)
+    note_flags(turn, report.key, boards_of(report.key.agent, report), report.energy)
     job = turn.state.jobs[report.key.job]
     spent = job.spent
     train_s = report.train_s if isinstance(report, TrainReport) else 0.0
@@ -201,4 +204,16 @@ def account_energy(turn: Turn, key: OrderKey, energy: Iterable[PhaseEnergy]) -> 
         energy={**job.spent.energy, key.split: phases},
         unanswered=tuple(other for other in job.spent.unanswered if other != key),
     )
+    turn.put_job(msgspec.structs.replace(job, spent=spent))
+
+
+def account_spared(turn: Turn, key: OrderKey, declined: Declined, reason: str) -> None:
+    """Note an order that an agent declined, and the joules that it foresaw for it."""
+    job = turn.state.jobs[key.job]
+    before = job.spent.spared.get(key.agent, Spared())
+    energy_j, predicted_j = before.energy_j, declined.predicted_j
+    if predicted_j is not None and math.isfinite(predicted_j) and predicted_j >= 0:
+        energy_j = (energy_j or 0.0) + predicted_j
+    after = Spared(before.orders + 1, energy_j, reason)
+    spent = msgspec.structs.replace(job.spent, spared={**job.spent.spared, key.agent: after})
     turn.put_job(msgspec.structs.replace(job, spent=spent))

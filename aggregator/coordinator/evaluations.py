@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from aggregator.coordinator.accounts import add_losses, mean_losses
-from aggregator.coordinator.fleet import able, barred, queue_order, quorum
+from aggregator.coordinator.fleet import able, barred, queue_order, quorum, rest_text, resting
 from aggregator.coordinator.state import Barred, DroppedAgent, Evaluation, Job, RoundRecord, Split
 from aggregator.coordinator.turn import Turn
 from models.wire.messages import BlobRef, EvaluateReport, OrderKey
@@ -47,7 +47,7 @@ def _progress(turn: Turn, job_id: str, split_id: str, evaluation: Evaluation) ->
     if not evaluation.final or len(evaluation.reported) >= quorum(job, len(evaluation.asked)):
         _finish(turn, job_id, split, evaluation)
         return ""
-    if evaluation.attempt + 1 >= job.spec.max_attempts:
+    if evaluation.attempt + 1 - len(evaluation.spared) >= job.spec.max_attempts:
         return _give_up(turn, job, split, evaluation, evaluation.last_fault)
     again = msgspec.structs.replace(evaluation, attempt=evaluation.attempt + 1, started=False)
     _put(turn, job_id, split, again)
@@ -57,9 +57,16 @@ def _progress(turn: Turn, job_id: str, split_id: str, evaluation: Evaluation) ->
 def _start(turn: Turn, job: Job, split: Split, evaluation: Evaluation) -> str:
     refusing = barred(split, "evaluate")
     fit = [name for name in able(turn.state, split.tasks, evaluation.side) if name not in evaluation.reported]
-    candidates = [name for name in fit if name not in refusing]
+    willing = [name for name in fit if name not in refusing]
+    tired = resting(turn.state, turn.now_s, "evaluate", len(split.tasks))
+    candidates = [name for name in willing if name not in tired]
+    if willing and not candidates and evaluation.final:
+        lacking = f"nobody can afford to evaluate it now; {rest_text(tired, willing)}"[:500]
+        if split.waiting != lacking:
+            turn.put_split(job.job, msgspec.structs.replace(split, waiting=lacking))
+        return ""
     if not candidates:
-        if fit:
+        if fit and not willing:
             said = "; ".join(f"{agent}: {reason}" for agent, reason in sorted(refusing.items()))
             return _give_up(turn, job, split, evaluation, said)
         if not evaluation.final:
@@ -130,8 +137,8 @@ def reported(turn: Turn, report: EvaluateReport) -> None:
             _put(turn, report.key.job, split, counted)
 
 
-def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool) -> None:
-    """An evaluation by one agent came to nothing."""
+def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool, spared: bool = False) -> None:
+    """An evaluation by one agent came to nothing; `spared`: it declined, which is not held against the attempt."""
     split = turn.split(key.job, key.split)
     if final:
         split = msgspec.structs.replace(split, barred=(*split.barred, Barred(key.agent, "evaluate", reason)))
@@ -143,6 +150,7 @@ def lost(turn: Turn, key: OrderKey, reason: str, *, final: bool) -> None:
                 _without(evaluation, key.agent),
                 dropped=(*evaluation.dropped, DroppedAgent(key.agent, f"in the evaluation: {reason}")),
                 last_fault=fault,
+                spared=tuple(dict.fromkeys((*evaluation.spared, *((key.attempt,) if spared else ())))),
             )
             _put(turn, key.job, split, left)
 

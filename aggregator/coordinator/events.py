@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from aggregator.attribution import PartWork
 from models.wire import messages
 from models.wire.job import JobSpec
 
@@ -50,12 +51,16 @@ class JobCancelled(Event, frozen=True):
 
 
 class ModelReady(Event, frozen=True):
-    """The model that round `round` of the split starts from: `PrepareModel.round`, or `Average.round + 1`."""
+    """The model that round `round` of the split starts from: `PrepareModel.round`, or `Average.round + 1`.
+
+    `parts`: what its encoder and each task's head take, where the model is a new one and that could be counted.
+    """
 
     job: str
     split: str
     round: int
     model: messages.BlobRef
+    parts: dict[str, PartWork] = {}
 
 
 class TrainReported(Event, frozen=True):
@@ -84,6 +89,7 @@ class OrderFailed(Event, frozen=True):
     """The agent refuses or failed, or its update was refused here. `final`: not to be asked for this again.
 
     `diverged`: its training came to what is not finite, which is no fault of the agent's.
+    `declined`: it was not begun, because the agent cannot afford it now.
     """
 
     key: messages.OrderKey
@@ -91,6 +97,7 @@ class OrderFailed(Event, frozen=True):
     final: bool = False
     energy: tuple[messages.PhaseEnergy, ...] = ()
     diverged: bool = False
+    declined: messages.Declined | None = None
 
 
 class SplitBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,15 +10,18 @@ import msgspec
 from aggregator.coordinator.actions import CancelOrder, SendOrder
 from aggregator.coordinator.messages import order_message
 from aggregator.coordinator.seeds import selection_rank
-from aggregator.coordinator.state import Agent, Job, Order, Split, State
+from aggregator.coordinator.state import Agent, Job, Order, Rest, Split, State
 from aggregator.coordinator.turn import Turn
 from models.tasks import DEPTH_DOMAIN, INPUT_DOMAIN, TASKS
-from models.wire.messages import Capabilities, OrderKey
+from models.wire.messages import BudgetInfo, Capabilities, OrderKey
 
 #: An agent that failed so often in a row is chosen only when the others do not suffice.
 STRIKES_TO_BENCH = 3
 #: Orders without an answer that are remembered, so that late answers are known as such.
 MAX_UNANSWERED = 1000
+#: Bounds of how long an agent that cannot afford an order is left alone: its own word counts between them.
+LEAST_REST_S = 10.0
+MOST_REST_S = 2 * 86400.0
 
 
 def labels_needed(tasks: Collection[str]) -> frozenset[str]:
@@ -49,6 +52,45 @@ def able(state: State, tasks: Collection[str], use: str, among: Collection[str] 
 def barred(split: Split, kind: str) -> dict[str, str]:
     """Agents that cannot do `kind` for this split, with their reason."""
     return {entry.agent: entry.reason for entry in split.barred if entry.kind == kind}
+
+
+def resting(state: State, now_s: float, kind: str, tasks: int) -> dict[str, Rest]:
+    """Agents that cannot afford an order of this kind with so many tasks now, with what they said of it."""
+    found: dict[str, Rest] = {}
+    for name, agent in state.agents.items():
+        for rest in agent.rests:
+            if rest.kind in ("", kind) and tasks >= rest.tasks and rest.until > now_s:
+                found[name] = max(found.get(name, rest), rest, key=lambda each: each.until)
+    return found
+
+
+def rest(turn: Turn, name: str, added: Rest) -> None:
+    """Let an agent be for a while; what it said before of the same kind and at least as many tasks is replaced."""
+    agent = turn.state.agents[name]
+    kept = [old for old in agent.rests if old.kind != added.kind or old.tasks < added.tasks]
+    turn.put_agent(msgspec.structs.replace(agent, rests=(*kept, added)))
+
+
+def rests_from(before: tuple[Rest, ...], budget: BudgetInfo | None, now_s: float) -> tuple[Rest, ...]:
+    """An agent's rests once it has said what it may spend: whether it takes any order at all is its newest word."""
+    kept = tuple(old for old in before if old.kind)
+    if budget is None or not budget.refuses or not math.isfinite(budget.again_after_s):
+        return kept
+    until = now_s + min(max(budget.again_after_s, LEAST_REST_S), MOST_REST_S)
+    return (*kept, Rest("", 0, until, budget.refuses))
+
+
+def wake(turn: Turn) -> None:
+    """Forget what has passed."""
+    for agent in list(turn.state.agents.values()):
+        left = tuple(each for each in agent.rests if each.until > turn.now_s)
+        if left != agent.rests:
+            turn.put_agent(msgspec.structs.replace(agent, rests=left))
+
+
+def rest_text(found: dict[str, Rest], names: Collection[str]) -> str:
+    """Who rests and why, for people."""
+    return "; ".join(f"{name}: {found[name].reason}" for name in sorted(names) if name in found)
 
 
 def quorum(job: Job, asked: int) -> int:

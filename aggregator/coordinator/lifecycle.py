@@ -106,6 +106,9 @@ def model_ready(turn: Turn, event: ModelReady) -> bool:
         model=event.model,
         model_sha256=event.model.sha256,
     )
+    if event.parts:
+        known = turn.state.jobs[event.job]
+        turn.put_job(msgspec.structs.replace(known, parts={**known.parts, **event.parts}))
     if event.round > made_by and evaluations.due(job, split, made_by):
         split = evaluations.begin(split, made_by, event.model)
     turn.put_split(event.job, split)

@@ -33,6 +33,7 @@ def next_deadline(state: State) -> float | None:
         for split in job.splits.values()
         if split.current is not None
     ]
+    times += [rest.until for agent in state.agents.values() for rest in agent.rests]
     return min((time for time in times if time is not None), default=None)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from aggregator.coordinator import deploys, evaluations, rounds
 from aggregator.coordinator.accounts import (
     account,
     account_energy,
+    account_spared,
     deploy_faults,
     evaluate_faults,
     train_faults,
@@ -16,8 +19,8 @@ from aggregator.coordinator.accounts import (
 from aggregator.coordinator.actions import Dropped, Forget
 from aggregator.coordinator.blobs import live_blobs
 from aggregator.coordinator.events import OrderFailed
-from aggregator.coordinator.fleet import strike, take_order
-from aggregator.coordinator.state import DroppedAgent
+from aggregator.coordinator.fleet import LEAST_REST_S, MOST_REST_S, rest, strike, take_order
+from aggregator.coordinator.state import DroppedAgent, Rest
 from aggregator.coordinator.turn import Turn
 from models.wire.messages import DeployReport, EvaluateReport, OrderKey, TrainReport
 
@@ -111,9 +114,18 @@ def order_failed(turn: Turn, event: OrderFailed) -> None:
             account_energy(turn, event.key, event.energy)
         return
     account_energy(turn, event.key, event.energy)
-    if not event.diverged:
-        strike(turn, event.key.agent)
-    lose(turn, event.key, event.reason, final=event.final, answered=True, diverged=event.diverged)
+    if event.declined is None:
+        if not event.diverged:
+            strike(turn, event.key.agent)
+        lose(turn, event.key, event.reason, final=event.final, answered=True, diverged=event.diverged)
+        return
+    account_spared(turn, event.key, event.declined, event.reason)
+    # At least a moment, whatever it says: or the same order would go to and fro without an end.
+    wait_s = event.declined.again_after_s if math.isfinite(event.declined.again_after_s) else 0.0
+    until = turn.now_s + min(max(wait_s, LEAST_REST_S), MOST_REST_S)
+    tasks = len(turn.split(event.key.job, event.key.split).tasks)
+    rest(turn, event.key.agent, Rest(event.key.kind, tasks, until, event.reason))
+    lose(turn, event.key, event.reason, answered=True, spared=True)
 
 
 def lose(
@@ -125,12 +137,13 @@ def lose(
     replace: bool = True,
     answered: bool = False,
     diverged: bool = False,
+    spared: bool = False,
 ) -> None:
-    """Close an order that came to nothing, and tell those who wait for it."""
+    """Close an order that came to nothing, and tell those who wait for it. `spared`: its agent declined it."""
     take_order(turn, key, answered=answered)
     if key.kind == "train":
-        rounds.lost(turn, key, DroppedAgent(key.agent, reason, diverged), final=final, replace=replace)
+        rounds.lost(turn, key, DroppedAgent(key.agent, reason, diverged), final=final, replace=replace, spared=spared)
     elif key.kind == "evaluate":
-        evaluations.lost(turn, key, reason, final=final)
+        evaluations.lost(turn, key, reason, final=final, spared=spared)
     else:
         deploys.lost(turn, key, reason)

@@ -11,7 +11,18 @@ import msgspec
 from aggregator.affinity import add_affinity
 from aggregator.coordinator.accounts import add_losses, mean_losses
 from aggregator.coordinator.actions import Accumulate
-from aggregator.coordinator.fleet import able, barred, open_order, queue_order, quorum, ranked, take_order
+from aggregator.coordinator.boards import boards_of, round_flags
+from aggregator.coordinator.fleet import (
+    able,
+    barred,
+    open_order,
+    queue_order,
+    quorum,
+    ranked,
+    rest_text,
+    resting,
+    take_order,
+)
 from aggregator.coordinator.messages import average_action, model_of, probe_every, settings_of
 from aggregator.coordinator.state import (
     AgentAffinity,
@@ -24,6 +35,7 @@ from aggregator.coordinator.state import (
     Split,
 )
 from aggregator.coordinator.turn import Turn
+from models.energy import merge_energy, summarise_energy, total_energy
 from models.wire.messages import OrderKey, TrainReport
 
 
@@ -45,7 +57,7 @@ def progress(turn: Turn, job_id: str, split_id: str) -> str:
             return ""
         if current.open:
             return ""
-        if current.attempt + 1 >= job.spec.max_attempts:
+        if current.attempt + 1 - len(current.spared) >= job.spec.max_attempts:
             return _gave_up(job, split, current)
         again = msgspec.structs.replace(current, attempt=current.attempt + 1, started=False, deadline_at=None)
         turn.put_split(job_id, msgspec.structs.replace(split, current=again))
@@ -70,12 +82,17 @@ def _start(turn: Turn, job: Job, split: Split, current: Round) -> str:
     refusing = barred(split, "train")
     fit = [name for name in able(turn.state, split.tasks, "train", split.agents) if name not in have]
     candidates = [name for name in fit if name not in refusing]
+    tired = resting(turn.state, turn.now_s, "train", len(split.tasks))
+    awake = [name for name in candidates if name not in tired]
+    if len(awake) + len(have) < needed <= len(candidates) + len(have):
+        _wait(turn, job, split, f"{needed} agents that can afford it are needed; {rest_text(tired, candidates)}"[:500])
+        return ""
     if len(candidates) + len(have) < needed:
         if len(fit) + len(have) >= needed:
             return _all_refuse(split, refusing)
         _wait(turn, job, split, f"{needed} agents with training data for it are needed, {len(fit) + len(have)} online")
         return ""
-    chosen = ranked(turn.state, job, split, current.attempt, candidates)[: clients(job, split) - len(have)]
+    chosen = ranked(turn.state, job, split, current.attempt, awake)[: clients(job, split) - len(have)]
     current = msgspec.structs.replace(
         current,
         started=True,
@@ -162,19 +179,27 @@ def reported(turn: Turn, report: TrainReport) -> None:
         losses=add_losses(current.losses, report.losses),
         weights=tuple(map(sum, zip(current.weights, weights, strict=True))) if current.weights else weights,
         affinities=affinities,
+        energy=merge_energy(current.energy, total_energy(report.energy)),
+        boards=(*current.boards, *boards_of(key.agent, report)),
     )
     turn.put_split(key.job, msgspec.structs.replace(split, current=current))
     turn.act(Accumulate(key.job, key.split, key.round, index, model_of(job, split), contribution))
 
 
-def lost(turn: Turn, key: OrderKey, why: DroppedAgent, *, final: bool, replace: bool) -> None:
-    """An order came to nothing: note it and, if asked to, give the work to an agent not yet used in this round."""
+def lost(turn: Turn, key: OrderKey, why: DroppedAgent, *, final: bool, replace: bool, spared: bool = False) -> None:
+    """An order came to nothing: note it and, if asked to, give the work to an agent not yet used in this round.
+
+    `spared`: the agent declined it, so that the attempt is not held against the round.
+    """
     split = turn.split(key.job, key.split)
     if split.current is None or key.agent not in split.current.open:
         return
     if final:
         entry = Barred(key.agent, "train", why.reason)
         turn.put_split(key.job, msgspec.structs.replace(split, barred=(*split.barred, entry)))
+    if spared and key.attempt not in split.current.spared:
+        counted = msgspec.structs.replace(split.current, spared=(*split.current.spared, key.attempt))
+        turn.put_split(key.job, msgspec.structs.replace(turn.split(key.job, key.split), current=counted))
     _drop(turn, key.job, key.split, why)
     if replace:
         _replace(turn, key)
@@ -185,6 +210,7 @@ def _replace(turn: Turn, key: OrderKey) -> None:
     current = split.current
     assert current is not None
     unusable = {*current.tried, *barred(split, "train")}
+    unusable |= resting(turn.state, turn.now_s, "train", len(split.tasks)).keys()
     spare = [name for name in able(turn.state, split.tasks, "train", split.agents) if name not in unusable]
     if not spare:
         return
@@ -218,6 +244,9 @@ def averaged(turn: Turn, job: Job, split: Split, current: Round) -> Split:
         dropped=current.dropped,
         loss_weights=dict(zip(split.tasks, weights, strict=True)) if weights else {},
         affinities=current.affinities,
+        energy=summarise_energy(current.energy),
+        boards=current.boards,
+        flags=round_flags(current),
     )
     return msgspec.structs.replace(
         split, current=None, history=(*split.history, done), loss_weights=weights, reference_losses=references

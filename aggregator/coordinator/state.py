@@ -13,11 +13,12 @@ from typing import Literal
 import msgspec
 
 from aggregator.affinity import AffinityTotal, Matrix
+from aggregator.attribution import PartWork
 from aggregator.coordinator.events import SplitBundle
 from aggregator.schemes.base import Decision
-from models.energy import EnergyTotal
+from models.energy import EnergySummary, EnergyTotal
 from models.wire.job import JobSpec, TrainSettings
-from models.wire.messages import BlobRef, Capabilities, JobState, OrderKey
+from models.wire.messages import BlobRef, BoardInfo, Capabilities, JobState, OrderKey
 
 SplitPhase = Literal["preparing", "training", "averaging", "trained"]
 ENDED: frozenset[JobState] = frozenset({"deployed", "failed", "cancelled"})
@@ -35,8 +36,23 @@ class Order(msgspec.Struct, frozen=True):
     replacement: bool = False
 
 
+class Rest(msgspec.Struct, frozen=True):
+    """An agent is not asked for orders of `kind` ("": any) with at least `tasks` tasks before `until`, and why.
+
+    `until` is in seconds since the epoch, on the aggregator's clock.
+    """
+
+    kind: Literal["", "train", "evaluate", "deploy"]
+    tasks: int
+    until: float
+    reason: str
+
+
 class Agent(msgspec.Struct, frozen=True):
-    """One device. At most one of its orders is sent; `strikes` counts failures since the last success or boot."""
+    """One device. At most one of its orders is sent; `strikes` counts failures since the last success or boot.
+
+    `rests` are what it cannot afford for the time being, as it said itself.
+    """
 
     agent: str
     boot: str
@@ -44,6 +60,7 @@ class Agent(msgspec.Struct, frozen=True):
     capabilities: Capabilities
     strikes: int = 0
     orders: tuple[Order, ...] = ()
+    rests: tuple[Rest, ...] = ()
 
     @property
     def busy(self) -> OrderKey | None:
@@ -82,6 +99,15 @@ class AgentAffinity(msgspec.Struct, frozen=True):
     sums: Matrix
 
 
+class AgentBoards(msgspec.Struct, frozen=True):
+    """How an agent's board was at the start and at the end of an order, and what of it makes figures doubtful."""
+
+    agent: str
+    start: BoardInfo
+    end: BoardInfo
+    flags: tuple[str, ...] = ()
+
+
 class Round(msgspec.Struct, frozen=True):
     """A round under way. `open` are the agents whose order is queued or sent; `tried` all that were ever ordered.
 
@@ -90,7 +116,8 @@ class Round(msgspec.Struct, frozen=True):
     `deadline_at` is `deadline_s` after the last chosen agent's order was sent; replacements do not move it.
     `weights` are the reports' loss weights times their samples, summed; empty where GradNorm does not weight them.
     `rejected` are updates that came and do not count: they go when the round does, not at once, because an agent that
-    trains again from the same seed makes the same bytes.
+    trains again from the same seed makes the same bytes. `spared` are the attempts in which an agent declined for
+    want of joules: they are nobody's failure. `energy` sums what the counted reports cost, `boards` are their boards.
     """
 
     round: int
@@ -106,6 +133,9 @@ class Round(msgspec.Struct, frozen=True):
     dropped: tuple[DroppedAgent, ...] = ()
     rejected: tuple[str, ...] = ()
     deadline_at: float | None = None
+    spared: tuple[int, ...] = ()
+    energy: EnergyTotal = EnergyTotal()
+    boards: tuple[AgentBoards, ...] = ()
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -129,6 +159,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     dropped: tuple[DroppedAgent, ...] = ()
     last_fault: str = ""
     side: Literal["test", "val"] = "test"
+    spared: tuple[int, ...] = ()
 
     @property
     def made_by(self) -> int:
@@ -142,7 +173,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     `test_losses` are of the `test_samples` held-out samples of `test_agents`; all three are empty where the round's
     model was not evaluated. `val_losses` are of validation points, after the last round of a split whose scheme asks.
     `loss_weights` are the means over samples that GradNorm left, by task; `affinities` each client's of a probed round.
-    Agents that were lost in its evaluation are among `dropped`, with a reason that says so.
+    Agents that were lost in its evaluation are among `dropped`, with a reason that says so. `energy` is what the
+    counted train reports cost, over all their phases (None in records of older releases); `boards` are their boards,
+    and `flags` what makes the round's joules or its duration doubtful.
     """
 
     round: int
@@ -159,6 +192,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     loss_weights: dict[str, float] = {}
     val_losses: dict[str, float] = {}
     affinities: tuple[AgentAffinity, ...] = ()
+    energy: EnergySummary | None = None
+    boards: tuple[AgentBoards, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 class Barred(msgspec.Struct, frozen=True):
@@ -217,10 +253,22 @@ class Deployment(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class Spared(msgspec.Struct, frozen=True):
+    """Orders that an agent declined for want of joules or for its board's sake, and what they would have cost.
+
+    `energy_j` is foreseen by the agent from orders of its past; None while it could foresee none of them.
+    """
+
+    orders: int = 0
+    energy_j: float | None = None
+    reason: str = ""
+
+
 class Spent(msgspec.Struct, frozen=True):
     """What the job has cost so far. `energy[split][phase]`; `unanswered` are orders sent that nobody accounted for.
 
     `skipped_by` is the largest count of skipped files an agent reported for one kind of order, by "agent/kind".
+    `spared` is what was not spent, by agent, and `flags` what makes an agent's figures doubtful.
     """
 
     energy: dict[str, dict[str, EnergyTotal]] = {}
@@ -230,12 +278,16 @@ class Spent(msgspec.Struct, frozen=True):
     train_s: float = 0.0
     skipped: tuple[str, ...] = ()
     skipped_by: dict[str, int] = {}
+    spared: dict[str, Spared] = {}
+    flags: dict[str, tuple[str, ...]] = {}
 
 
 class Job(msgspec.Struct, frozen=True):
     """One job. `served` is the serial of the last order sent for it, so that the longest unserved goes first.
 
     `diverged`: it failed because training came to what is not finite.
+    `parts` is what its network's encoder and heads take, by name, as far as it was counted; `modes` the power mode in
+    which each agent worked first.
     """
 
     job: str
@@ -254,6 +306,8 @@ class Job(msgspec.Struct, frozen=True):
     deployments: dict[str, Deployment] = {}
     spent: Spent = Spent()
     diverged: bool = False
+    parts: dict[str, PartWork] = {}
+    modes: dict[str, str] = {}
 
     @property
     def ended(self) -> bool:

@@ -28,7 +28,7 @@ from aggregator.coordinator.events import (
     Tick,
     TrainReported,
 )
-from aggregator.coordinator.fleet import dispatch, strike
+from aggregator.coordinator.fleet import dispatch, rests_from, strike, wake
 from aggregator.coordinator.outstanding import expires_at, resume
 from aggregator.coordinator.state import Agent, State
 from aggregator.coordinator.turn import Turn
@@ -91,6 +91,7 @@ def _agent_seen(turn: Turn, event: AgentSeen) -> None:
         capabilities=event.capabilities,
         strikes=before.strikes if before and not rebooted else 0,
         orders=before.orders if before else (),
+        rests=rests_from(before.rests if before and not rebooted else (), event.capabilities.budget, turn.now_s),
     )
     if agent == before:
         return
@@ -130,6 +131,7 @@ def _effect_failed(turn: Turn, event: EffectFailed) -> None:
 
 
 def _expire(turn: Turn) -> None:
+    wake(turn)
     for agent in list(turn.state.agents.values()):
         for order in agent.orders:
             due_s = expires_at(turn.state, order)

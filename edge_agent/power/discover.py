@@ -1,31 +1,138 @@
-"""Picks a meter: a real reading where there is one, else what the settings allow, and says why."""
+"""Picks a meter: the widest scope with a real reading, and says why it took none of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent.config import PowerConfig
-from edge_agent.power.base import Meter, NoMeter, PowerSourceError, SampledMeter
+from edge_agent.power import calibration, ina_hwmon, jetson_sysfs, jtop, nvml, pi_pmic, plug_mqtt, rapl, replay
+from edge_agent.power.base import Meter, NoMeter
 from edge_agent.power.estimate import CpuTimeEstimate
-from edge_agent.power.jetson_sysfs import JetsonSysfs
+from edge_agent.power.meter import meter_over
+from edge_agent.power.sampler import BoardLock, SourceBusyError
+from edge_agent.power.source import SCOPES, Candidate, PowerSourceError, Source
+
+#: Where candidates come from; among those of one scope the first is preferred.
+SOURCES: tuple[Callable[[Path, PowerConfig], list[Candidate]], ...] = (
+    plug_mqtt.candidates,
+    ina_hwmon.candidates,
+    jetson_sysfs.candidates,
+    jtop.candidates,
+    pi_pmic.candidates,
+    nvml.candidates,
+    rapl.candidates,
+    replay.candidates,
+)
+#: A first read may take this long, and for a source that speaks seldom two of its periods more.
+_FIRST_READ_S = 10.0
 
 
-def open_meter(config: PowerConfig, cpu_clock: Callable[[], float]) -> tuple[Meter, str]:
-    """The meter of this device and one line that says why this one; `cpu_clock` counts the CPU seconds of the work.
+def survey(config: PowerConfig) -> list[Candidate]:
+    """Every source there could be, those with the widest scope first; the absent ones with the reason."""
+    found = [candidate for source in SOURCES for candidate in _asked(source, config)]
+    return sorted(found, key=lambda candidate: SCOPES.index(candidate.scope))
 
-    Raises PowerSourceError when a source is asked for by name and cannot be read.
+
+def _asked(source: Callable[[Path, PowerConfig], list[Candidate]], config: PowerConfig) -> list[Candidate]:
+    """What one file offers; a fault of that file is its own, and the others are still asked."""
+    try:
+        return source(Path(config.root), config)
+    except (PowerSourceError, OSError, ValueError) as error:
+        name = source.__module__.rpartition(".")[2].replace("_", "-")
+        return [Candidate(name, "cpu", "", False, f"could not be looked for: {error}")]
+
+
+def open_meter(
+    config: PowerConfig,
+    cpu_clock: Callable[[], float],
+    candidates: Sequence[Candidate] | None = None,
+) -> tuple[Meter, str]:
+    """The meter of this device and a line that says why this one; `cpu_clock` counts the CPU seconds of the work.
+
+    `candidates` are those of `survey` unless given. Raises PowerSourceError when a source is asked for by name and
+    cannot be read. The meter holds the board's lock until it is stopped, also when it was never started.
     """
     if config.source == "none":
         return NoMeter('power.source is "none"'), "metering is switched off"
     if config.source == "estimate":
         return CpuTimeEstimate(config.watts_per_core, cpu_clock), 'power.source is "estimate"'
+    offered = survey(config) if candidates is None else list(candidates)
+    wanted = [candidate for candidate in offered if _is_wanted(candidate, config.source)]
+    if not wanted and config.source != "auto":
+        names = ", ".join(dict.fromkeys(("auto", *(each.name for each in offered), "estimate", "none")))
+        raise PowerSourceError(f"power.source is {config.source!r}, and there is none of that name; there are: {names}")
+    refused: list[str] = []
+    for index, candidate in enumerate(wanted):
+        try:
+            meter = _open(candidate, config)
+        except SourceBusyError as error:
+            refused.append(str(error))
+            break  # a narrower source would count again what the other process counts
+        except PowerSourceError as error:
+            refused.append(f"{candidate.name}: {error}")
+            continue
+        narrower = [f"{each.name} (scope {each.scope}, no wider)" for each in wanted[index + 1 :] if each.available]
+        why = f"{meter.source} reads real power, scope {meter.scope}, domain {meter.domain}"
+        return meter, _because(why, [*refused, *narrower])
+    if config.source != "auto":
+        raise PowerSourceError("; ".join(refused))
+    why = f"no meter could be had; falling back to an estimate, {config.watts_per_core:g} W per busy core"
+    return CpuTimeEstimate(config.watts_per_core, cpu_clock), _because(why, refused)
+
+
+def _because(why: str, refused: Sequence[str]) -> str:
+    return f"{why}; not taken: {'; '.join(refused)}" if refused else why
+
+
+def _is_wanted(candidate: Candidate, source: str) -> bool:
+    """`nvml` stands for any GPU, `nvml:1` for one. A trace is not a real reading: it must be asked for."""
+    is_replay = candidate.name.partition(":")[0] == replay.REPLAY
+    if source == "auto":
+        return not is_replay
+    return candidate.name == source or candidate.name.partition(":")[0] == source
+
+
+def _open(candidate: Candidate, config: PowerConfig) -> Meter:
+    """A meter over a candidate that has just been read. Raises PowerSourceError."""
+    if not candidate.available or candidate.open is None:
+        raise PowerSourceError(candidate.reason)
+    # A trace has as many readers as like: nothing is shared but a file.
+    shared = candidate.name.partition(":")[0] != replay.REPLAY
+    lock = BoardLock(Path(config.root), f"{candidate.name} {candidate.domain}") if shared else None
+    source: Source | None = None
     try:
-        source = JetsonSysfs(Path(config.root))
-        source.read_w()
-    except PowerSourceError as error:
-        if config.source != "auto":
-            raise
-        why = f"no meter found ({error}); falling back to an estimate"
-        return CpuTimeEstimate(config.watts_per_core, cpu_clock), why
-    return SampledMeter(source, config.period_s), f"{source.name} reads real power, scope {source.scope}"
+        source = calibration.with_calibration(candidate.open(), config.calibration)
+        _first_read(source)
+        meter = meter_over(source, config.period_s)
+    except PowerSourceError:
+        if source is not None:
+            source.close()
+        if lock is not None:
+            lock.close()
+        raise
+    if lock is not None:
+        meter.own(lock)
+    return meter
+
+
+def _first_read(source: Source) -> None:
+    """Proof that the source can be read; in a thread, since it may hang. Raises PowerSourceError."""
+    fault: list[PowerSourceError] = [PowerSourceError("the first read hung; is its device or command stuck?")]
+
+    def read() -> None:
+        try:
+            source.read()
+        except PowerSourceError as error:
+            fault[0] = error
+        except Exception as error:  # noqa: BLE001  a source of somebody else's making; said as the reason
+            fault[0] = PowerSourceError(f"{type(error).__name__}: {error}")
+        else:
+            fault.clear()
+
+    thread = threading.Thread(target=read, name="power-first-read", daemon=True)
+    thread.start()
+    thread.join(_FIRST_READ_S + 2 * source.least_period_s)
+    if fault:
+        raise fault[0]

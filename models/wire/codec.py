@@ -36,6 +36,7 @@ from models.wire.messages import (
     RequestRefused,
     ShowJob,
     SubmitJob,
+    Telemetry,
     TrainOrder,
     TrainReport,
 )
@@ -52,6 +53,7 @@ BELONGS: dict[Kind, tuple[type[Message], ...]] = {
         DeployReport,
         OrderFailed,
         Progress,
+        Telemetry,
         Refused,
         BlobWant,
         BlobAck,

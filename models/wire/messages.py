@@ -17,9 +17,10 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Identifier = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["train", "affinity", "communicate", "wait", "evaluate"]
-EnergyState = Literal["measured", "estimated", "partial", "missing"]
+EnergyState = Literal["measured", "calibrated", "estimated", "partial", "missing"]
 JobState = Literal["submitted", "merging", "training", "continuing", "exporting", "deployed", "failed", "cancelled"]
 Reason = Annotated[str, Meta(max_length=1000)]
+Flag = Annotated[str, Meta(max_length=64)]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +52,12 @@ class OrderKey(Part, frozen=True):
 
 
 class PhaseEnergy(Part, frozen=True):
-    """Joules of one phase of one order, and where they come from. `energy_j` is None when nothing could be said."""
+    """Joules of one phase of one order, and where they come from. `energy_j` is None when nothing could be said.
+
+    How far to trust it: `coverage` is the share of the duration that the joules stand for, `uncertainty_j` how far
+    they may be off to both sides, `max_gap_s` the longest time between two of the `n_samples` readings behind them.
+    None: not told (an older agent) or not known. `flags` name what happened meanwhile ("throttled", "suspended").
+    """
 
     phase: Phase
     duration_s: float
@@ -61,6 +67,11 @@ class PhaseEnergy(Part, frozen=True):
     source: str
     scope: str
     reason: str = ""
+    coverage: Annotated[float, Meta(ge=0, le=1)] | None = None
+    uncertainty_j: Annotated[float, Meta(ge=0)] | None = None
+    n_samples: Count = 0
+    max_gap_s: Annotated[float, Meta(ge=0)] | None = None
+    flags: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
 
 
 class TaskLoss(Part, frozen=True):
@@ -78,8 +89,46 @@ class AffinitySums(Part, frozen=True):
     sums: tuple[tuple[float, ...], ...]
 
 
+class BoardInfo(Part, frozen=True):
+    """What a board says of itself at one instant; None and "" where it does not say.
+
+    `throttled` names what slows it down at this instant, `events` what has happened since it was started: an event that
+    was not there before an order happened during it. `clocks`: "pinned" to one frequency, or "free".
+    """
+
+    power_mode: Annotated[str, Meta(max_length=64)] = ""
+    temperature_c: float | None = None
+    throttled: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
+    undervoltage: bool = False
+    battery_percent: float | None = None
+    clocks: Annotated[str, Meta(max_length=64)] = ""
+    events: Annotated[tuple[Flag, ...], Meta(max_length=32)] = ()
+
+
+class BudgetInfo(Part, frozen=True):
+    """What a device may still spend. `refuses`: why it takes no order at all at present ("": it does).
+
+    `again_after_s`: when it is worth asking again, counted from the message. `spent_j` is of the device's own day.
+    """
+
+    refuses: Reason = ""
+    again_after_s: Annotated[float, Meta(ge=0)] = 0.0
+    joules_per_day: float | None = None
+    spent_j: float = 0.0
+
+
+class Declined(Part, frozen=True):
+    """An order that was not begun because the device cannot afford it. `predicted_j`: what it would have cost."""
+
+    again_after_s: Annotated[float, Meta(ge=0)]
+    predicted_j: float | None = None
+
+
 class Capabilities(Part, frozen=True):
-    """What a device brings to a job. `val_samples` are pictures of its training buildings that it does not train on."""
+    """What a device brings to a job. `val_samples` are pictures of its training buildings that it does not train on.
+
+    `board` and `budget` are those of the moment at which it said so.
+    """
 
     labels: tuple[str, ...]
     train_samples: Count
@@ -89,6 +138,8 @@ class Capabilities(Part, frozen=True):
     cores: Count
     memory_bytes: Count
     val_samples: Count = 0
+    board: BoardInfo | None = None
+    budget: BudgetInfo | None = None
 
 
 # --- both ways -------------------------------------------------------------------------------------------------
@@ -139,13 +190,27 @@ class Progress(Message, frozen=True):
     power_state: EnergyState = "missing"
 
 
+class Telemetry(Message, frozen=True):
+    """What a device's meter saw since it told last, and how its board is; for those who watch, never for decisions.
+
+    `until_s`: the end of that time on the device's own monotonic clock. `idle`: no order was worked on in it.
+    """
+
+    sender: Identifier
+    boot: str
+    until_s: float
+    idle: bool
+    energy: PhaseEnergy
+    board: BoardInfo | None = None
+
+
 class TrainReport(Message, frozen=True):
     """A finished train order. `update` is the delta to the base; the aggregator fetches it.
 
     `train_s`: seconds of training, affinity probes included. `bytes_up`: the update's size as it is offered, for at
     the time of the report none of it has been sent; chunks sent again are not counted. `bytes_down`: chunks of the
     base as they arrived, repeated ones included; 0 when it was here already. `loss_weights`: where GradNorm has left
-    the tasks' weights, in the order's order of tasks; empty otherwise.
+    the tasks' weights, in the order's order of tasks; empty otherwise. `boards`: the board at its start and its end.
     """
 
     key: OrderKey
@@ -160,10 +225,11 @@ class TrainReport(Message, frozen=True):
     bytes_down: Count
     train_s: float
     loss_weights: tuple[float, ...] = ()
+    boards: Annotated[tuple[BoardInfo, ...], Meta(max_length=2)] = ()
 
 
 class EvaluateReport(Message, frozen=True):
-    """Losses of a model on the pictures that the order names."""
+    """Losses of a model on the pictures that the order names. `boards`: the board at its start and its end."""
 
     key: OrderKey
     samples: Count
@@ -173,6 +239,7 @@ class EvaluateReport(Message, frozen=True):
     energy: tuple[PhaseEnergy, ...]
     bytes_up: Count
     bytes_down: Count
+    boards: Annotated[tuple[BoardInfo, ...], Meta(max_length=2)] = ()
 
 
 class DeployReport(Message, frozen=True):
@@ -191,6 +258,7 @@ class OrderFailed(Message, frozen=True):
     """The agent refuses or could not finish an order. `final` when trying again here is of no use.
 
     `diverged`: training came to losses or weights that are not finite, which is the job's doing and not the agent's.
+    `declined`: it was not begun, for want of joules or for the board's sake; trying again later here is of use.
     """
 
     key: OrderKey
@@ -198,6 +266,7 @@ class OrderFailed(Message, frozen=True):
     final: bool = False
     energy: tuple[PhaseEnergy, ...] = ()
     diverged: bool = False
+    declined: Declined | None = None
 
 
 # --- aggregator -> agent ---------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_a_split_starts_from_its_parents_encoder_and_its_own_heads(bench: Bench)
     action = PrepareModel(
         "job", "n", ("normal",), "pi", 32, 0, 1, parent_split="merged", parent_tasks=(), parent=parent
     )
-    state = bench.state(run(bench.effects.prepare(action)))
+    state = bench.state(run(bench.effects.prepare(action)).model)
     assert {name: array.tolist() for name, array in state.items()} == {
         name: array.tolist() for name, array in BASE.items()
     }

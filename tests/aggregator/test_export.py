@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,9 +17,11 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from aggregator.export import BundleRequest, ExportError, InitRequest, bundle, initialise, main, write_onnx
+from aggregator.attribution import ENCODER, PartWork
+from aggregator.export import PARTS, BundleRequest, ExportError, InitRequest, bundle, initialise, main, write_onnx
 from models.bundle import FILES, MANIFEST, Manifest, ManifestError, read_manifest
 from models.networks import NetworkParts, build_network, export_state, load_state
+from models.networks.flops import layer_macs
 from models.tasks import TASKS, parse_tasks
 from models.wire.tensors import decode_tensors, encode_tensors
 
@@ -180,6 +183,12 @@ def test_batchnorm_that_cannot_be_folded_is_refused(tmp_path: Path) -> None:
 
 def test_initial_weights_are_those_of_the_network_and_seed(tmp_path: Path) -> None:
     initialise(InitRequest("pi", NAMES, SIZE, seed=9), tmp_path)
+    parts = msgspec.json.decode((tmp_path / PARTS).read_bytes(), type=dict[str, PartWork])
+    assert {part: work.macs for part, work in parts.items()} == layer_macs("pi", NAMES, SIZE)
+    assert set(parts) == {ENCODER, *NAMES}
+    assert sum(work.parameters for work in parts.values()) == sum(
+        array.size for array in export_state(build_network("pi", NAMES, SIZE, 9)).values()
+    )
     state = decode_tensors((tmp_path / "state.blob").read_bytes())
     expected = export_state(build_network("pi", NAMES, SIZE, seed=9))
     assert state.keys() == expected.keys()

@@ -56,6 +56,7 @@ async def fake_child(what: str, request: Mapping[str, object], folder: Path) -> 
     """New weights without torch."""
     assert what == "init"
     (folder / "state.blob").write_bytes(encode_tensors(MODEL))
+    (folder / "parts.json").write_text("{}")
 
 
 @pytest.fixture(autouse=True)

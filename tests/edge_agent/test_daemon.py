@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +16,12 @@ import pytest
 from stub_trainer import works, write_stub
 
 from edge_agent import daemon
-from edge_agent.config import AgentConfig, DataConfig, PowerConfig, TrainerConfig
+from edge_agent.config import AgentConfig, BudgetConfig, DataConfig, PowerConfig, TrainerConfig
 from edge_agent.cpu import CpuClock
 from edge_agent.daemon import Daemon
 from edge_agent.inventory import take_inventory
 from edge_agent.power.discover import open_meter
-from edge_agent.status import read_status
+from edge_agent.status import describe, read_status
 from models.link.address import Backoff
 from models.link.mqtt import MqttLink
 from models.link.transfer import BlobExchange, Route
@@ -29,6 +30,7 @@ from models.wire.chunks import make_ref
 from models.wire.codec import decode, encode
 from models.wire.job import TrainSettings
 from models.wire.messages import (
+    BoardInfo,
     CancelOrder,
     EvaluateOrder,
     EvaluateReport,
@@ -314,6 +316,65 @@ def test_a_full_queue_refuses_the_newest_order(broker_url: str, tmp_path: Path) 
     daemon_test(broker_url, tmp_path, test, max_queued_orders=1)
 
 
+def test_an_order_that_is_called_off_while_the_board_is_looked_at_is_not_begun(
+    broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    go_on.set()
+
+    def slow(root: Path) -> BoardInfo:
+        go_on.wait(30)
+        return BoardInfo()
+
+    monkeypatch.setattr(daemon, "look", slow)
+
+    async def test(lab: Lab, device: Device) -> None:
+        go_on.clear()
+        await lab.send(lab.order(0))
+        await eventually(lambda: device.daemon._queue.current is not None)
+        await lab.send(CancelOrder(lab.order(0).key))
+        await eventually(lambda: device.daemon._called_off == lab.order(0).key)
+        go_on.set()
+        await lab.send(lab.order(1))
+        assert (await lab.next(TrainReport)).key.round == 1
+        assert works(tmp_path / "stub") == ["train works round 1"]
+
+    daemon_test(broker_url, tmp_path, test)
+
+
+def test_a_device_with_a_tiny_budget_declines_and_says_so(broker_url: str, tmp_path: Path) -> None:
+    async def test(lab: Lab, device: Device) -> None:
+        await lab.send(lab.order(0))  # the first of its kind, and far more than the day has
+        report = await lab.next(TrainReport)
+        assert len(report.boards) == 2
+        presence = await lab.next(Presence)
+        assert presence.capabilities is not None
+        assert presence.capabilities.budget is not None
+        assert "J are spent" in presence.capabilities.budget.refuses
+        await lab.send(lab.order(1))
+        refused = await lab.next(OrderFailed)
+        assert "cannot afford it" in refused.reason
+        assert not refused.final
+        assert refused.declined is not None
+        assert refused.declined.predicted_j is not None
+        assert refused.declined.again_after_s > 0
+        assert works(tmp_path / "stub") == ["train works round 0"]
+        await eventually(lambda: (read_status(device.state_dir) or _NONE).orders_failed == 1)
+        status = read_status(device.state_dir)
+        assert status is not None
+        assert status.budget is not None
+        assert (status.budget.declined, status.budget.spared_j) == (1, refused.declined.predicted_j)
+        assert "declined 1 orders today" in describe(status)
+
+    daemon_test(broker_url, tmp_path, test, budget=BudgetConfig(joules_per_day=1e-6))
+
+
+def test_joules_a_day_need_something_that_tells_joules(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(tmp_path, budget=BudgetConfig(joules_per_day=1.0), power=PowerConfig(source="none"))
+    assert daemon.main(config) != 0
+    assert "nothing here tells joules" in caplog.text
+
+
 def test_an_order_for_another_agent_is_dropped(broker_url: str, tmp_path: Path) -> None:
     async def test(lab: Lab, device: Device) -> None:
         await lab.send(lab.order(0, agent="zero"))
@@ -339,6 +400,7 @@ def test_an_aggregator_of_another_version_is_noted(broker_url: str, tmp_path: Pa
 
 class _None:
     orders_done = -1
+    orders_failed = -1
 
 
 _NONE = _None()

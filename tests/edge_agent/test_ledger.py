@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from edge_agent.ledger import MAX_ACCOUNTS, Ledger, Window
-from edge_agent.power.base import Energy, NoMeter
+from edge_agent.power.base import Measurement, NoMeter
 from edge_agent.power.estimate import CpuTimeEstimate
 from models.wire.messages import PhaseEnergy
 
@@ -32,7 +34,7 @@ class ScriptedMeter:
 
     source, scope, state = "scripted", "board", "measured"
 
-    def __init__(self, *says: Energy) -> None:
+    def __init__(self, *says: Measurement) -> None:
         self.says, self.windows = list(says), []
 
     def start(self) -> None: ...
@@ -42,9 +44,9 @@ class ScriptedMeter:
     def power_w(self) -> float | None:
         return None
 
-    def energy(self, start_s: float, end_s: float, cpu_s: float) -> Energy:
+    def measure(self, start_s: float, end_s: float, cpu_s: float) -> Measurement:
         self.windows.append((start_s, end_s))
-        return self.says.pop(0) if self.says else Energy(end_s - start_s, "measured")
+        return self.says.pop(0) if self.says else Measurement(end_s - start_s, "measured")
 
 
 def by_phase(figures: tuple[PhaseEnergy, ...]) -> dict[str, PhaseEnergy]:
@@ -180,15 +182,21 @@ def test_accounts_of_ended_jobs_do_not_pile_up() -> None:
 @pytest.mark.parametrize(
     "says, state, energy_j",
     [
-        ([Energy(2.0, "measured"), Energy(3.0, "measured")], "measured", 5.0),
-        ([Energy(2.0, "measured"), Energy(3.0, "estimated")], "estimated", 5.0),
-        ([Energy(2.0, "measured"), Energy(3.0, "partial", "a gap")], "partial", 5.0),
-        ([Energy(2.0, "estimated"), Energy(3.0, "partial", "a gap")], "partial", 5.0),
-        ([Energy(2.0, "measured"), Energy(None, "missing", "unplugged")], "partial", 2.0),
-        ([Energy(None, "missing", "unplugged"), Energy(None, "missing", "unplugged")], "missing", None),
+        ([Measurement(2.0, "measured"), Measurement(3.0, "measured")], "measured", 5.0),
+        ([Measurement(2.0, "measured"), Measurement(3.0, "estimated")], "estimated", 5.0),
+        ([Measurement(2.0, "measured"), Measurement(3.0, "partial", reason="a gap")], "partial", 5.0),
+        ([Measurement(2.0, "estimated"), Measurement(3.0, "partial", reason="a gap")], "partial", 5.0),
+        ([Measurement(2.0, "measured"), Measurement(None, "missing", reason="unplugged")], "partial", 2.0),
+        (
+            [Measurement(None, "missing", reason="unplugged"), Measurement(None, "missing", reason="unplugged")],
+            "missing",
+            None,
+        ),
     ],
 )
-def test_a_phase_is_known_as_badly_as_its_worst_window(says: list[Energy], state: str, energy_j: float | None) -> None:
+def test_a_phase_is_known_as_badly_as_its_worst_window(
+    says: list[Measurement], state: str, energy_j: float | None
+) -> None:
     hands, meter = Hands(), ScriptedMeter(*says)
     ledger = Ledger(meter, hands.cpu_clock, hands.clock)  # type: ignore[arg-type]
     ledger.begin("job")
@@ -223,3 +231,45 @@ def test_estimates_of_all_phases_add_up_to_the_estimate_of_the_whole() -> None:
     assert figures["affinity"].energy_j == pytest.approx(4.5)
     assert sum(figure.energy_j or 0.0 for figure in figures.values()) == pytest.approx(8.0 * 3.0)
     assert {figure.state for figure in figures.values()} == {"estimated"}
+
+
+def test_a_phase_tells_how_far_its_windows_are_to_be_trusted() -> None:
+    hands = Hands()
+    whole = Measurement(6.0, "measured", n_samples=30, coverage=1.0, max_gap_s=0.1, uncertainty_j=0.25, flags=("hot",))
+    half = Measurement(3.0, "partial", n_samples=5, coverage=0.5, max_gap_s=0.7, uncertainty_j=0.5)
+    half = dataclasses.replace(half, flags=("hot", "x" * 99))
+    meter = ScriptedMeter(whole, half, Measurement(None, "missing", reason="unplugged"))
+    ledger = Ledger(meter, hands.cpu_clock, hands.clock)  # type: ignore[arg-type]
+    ledger.begin("job")
+    for wall_s in (3.0, 1.0, 4.0):
+        hands.pass_by(wall_s)
+        ledger.switch("wait")
+    (figure,) = ledger.take("wait")
+    assert figure.coverage == pytest.approx((3.0 + 0.5) / 8.0)
+    assert figure.uncertainty_j == pytest.approx(0.75), "the same meter: off the same way each time"
+    assert (figure.n_samples, figure.max_gap_s) == (35, 0.7)
+    assert figure.flags == ("hot", "x" * 64)
+    assert (figure.energy_j, figure.state, figure.reason) == (9.0, "partial", "unplugged")
+
+
+def test_an_estimate_claims_no_certainty() -> None:
+    hands = Hands()
+    ledger = Ledger(CpuTimeEstimate(3.0, hands.cpu_clock, hands.clock), hands.cpu_clock, hands.clock)
+    ledger.begin("job")
+    hands.pass_by(10.0, 8.0)
+    (figure,) = ledger.take("wait")
+    assert (figure.coverage, figure.uncertainty_j, figure.n_samples, figure.max_gap_s) == (1.0, None, 0, None)
+
+
+@pytest.mark.parametrize(
+    "says, state", [(("measured", "calibrated"), "calibrated"), (("calibrated", "estimated"), "estimated")]
+)
+def test_calibrated_is_between_measured_and_estimated(says: tuple[str, str], state: str) -> None:
+    hands = Hands()
+    meter = ScriptedMeter(*(Measurement(1.0, each) for each in says))  # type: ignore[arg-type]
+    ledger = Ledger(meter, hands.cpu_clock, hands.clock)  # type: ignore[arg-type]
+    ledger.begin("job")
+    for _ in says:
+        hands.pass_by(1.0)
+        ledger.switch("wait")
+    assert ledger.take("wait")[0].state == state

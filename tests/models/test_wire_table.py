@@ -16,11 +16,14 @@ from models.wire.messages import (
     BlobAck,
     BlobRef,
     BlobWant,
+    BoardInfo,
+    BudgetInfo,
     BundleFile,
     CancelJob,
     CancelOrder,
     Capabilities,
     Chunk,
+    Declined,
     DeployOrder,
     DeployReport,
     EvaluateOrder,
@@ -40,6 +43,7 @@ from models.wire.messages import (
     SplitStatus,
     SubmitJob,
     TaskLoss,
+    Telemetry,
     TrainOrder,
     TrainReport,
 )
@@ -48,10 +52,15 @@ from models.wire.topics import Kind
 SHA = "ab" * 32
 REF = BlobRef(SHA, 1500, 1024, (b"\x01" * 32, b"\x02" * 32))
 KEY = OrderKey("demo", "split-0", 3, "pi-1", 1, "train")
-ENERGY = (PhaseEnergy("train", 2.5, 2.0, 11.25, "measured", "ina3221", "board"),)
+ENERGY = (
+    PhaseEnergy("train", 2.5, 2.0, 11.25, "measured", "ina3221", "board", "", 1.0, 0.5, 26, 0.125, ("throttled",)),
+    PhaseEnergy("wait", 1.5, 0.0, None, "missing", "ina3221", "board", "rail VDD_IN: Input/output error"),
+)
 LOSSES = (TaskLoss("normal", 3.5, 7), TaskLoss("edge_texture", 0.25, 7))
 AFFINITY = AffinitySums(2, ((0.0, 0.5), (-0.25, 0.0)))
 SPEC = JobSpec("demo", ("normal", "edge_texture"))
+BOARD = BoardInfo("15W", 48.5, ("frequency capped",), True, 80.0, "pinned", ("oc1=3",))
+BUDGET = BudgetInfo("the day's 900 J are spent", 60.5, 900.0, 901.5)
 
 #: Message, and a kind of topic it belongs to. The golden bytes of each are in test_wire_table.json.
 ROWS: tuple[tuple[Message, Kind], ...] = (
@@ -60,18 +69,19 @@ ROWS: tuple[tuple[Message, Kind], ...] = (
     (Chunk(SHA, 1, b"\x00\xffdata"), "download"),
     (
         Presence(
-            "pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32, 2)
+            "pi-1", True, "b1", "0.1.0", Capabilities(("rgb", "normal"), 9, 3, "ina3221", "measured", 4, 2**32, 2, BOARD, BUDGET)
         ),
         "presence",
     ),
     (Progress(KEY, "train", 3, 10, 4.5, "estimated"), "reports"),
+    (Telemetry("pi-1", "b", 12.5, True, ENERGY[0], BOARD), "reports"),
     (
-        TrainReport(KEY, REF, 7, LOSSES, AFFINITY, ("a.png",), 1, ENERGY, 1, 2, 2.5, (0.75, 1.25)),
+        TrainReport(KEY, REF, 7, LOSSES, AFFINITY, ("a.png",), 1, ENERGY, 1, 2, 2.5, (0.75, 1.25), (BOARD, BoardInfo())),
         "reports",
     ),
-    (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20), "reports"),
+    (EvaluateReport(KEY, 7, LOSSES, (), 0, ENERGY, 10, 20, (BOARD,)), "reports"),
     (DeployReport(KEY, SHA, 1e-6, 12.5, ENERGY, 10, 20), "reports"),
-    (OrderFailed(KEY, "the loss is not finite", True, ENERGY, True), "reports"),
+    (OrderFailed(KEY, "the loss is not finite", True, ENERGY, True, Declined(60.5, 12.0)), "reports"),
     (
         TrainOrder(KEY, ("normal",), "pi", 64, REF, 5, TrainSettings(), 10, "fp16", 0.1, 600.0, (1.0,), (0.5,)),
         "orders",
@@ -236,3 +246,23 @@ def test_the_largest_blob_fits_into_its_messages() -> None:
     assert decode(encode(every_other), "requests") == every_other
     chunk = Chunk(SHA, 2047, bytes(131072))
     assert decode(encode(chunk), "download") == chunk
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"coverage": 1.5}, {"coverage": -0.1}, {"uncertainty_j": -1.0}, {"max_gap_s": -1.0}, {"n_samples": -1},
+     {"flags": ["x" * 65]}, {"flags": ["x"] * 33}, {"state": "guessed"}],
+)  # fmt: skip
+def test_a_figure_of_energy_out_of_bounds(change: dict[str, object]) -> None:
+    raw = fields(OrderFailed(KEY, "why", energy=ENERGY))
+    figure = raw["energy"][0]  # type: ignore[index]
+    with pytest.raises(Malformed):
+        decode(packed({**raw, "energy": [{**figure, **change}]}), "reports")
+
+
+def test_a_figure_of_an_older_agent_claims_nothing_about_its_quality() -> None:
+    raw = fields(OrderFailed(KEY, "why", energy=ENERGY))
+    newer = {"coverage", "uncertainty_j", "n_samples", "max_gap_s", "flags"}
+    old = {name: value for name, value in raw["energy"][0].items() if name not in newer}  # type: ignore[index]
+    (figure,) = decode(packed({**raw, "energy": [old]}), "reports").energy  # type: ignore[attr-defined]
+    assert (figure.coverage, figure.uncertainty_j, figure.n_samples, figure.flags) == (None, None, 0, ())

@@ -20,6 +20,7 @@ from tools import client as client_module
 from tools.broker import free_port
 from tools.cli import job as job_command
 from tools.cli.main import app
+from tools.job_text import describe
 
 OK, FAILED, USAGE = 0, 1, 2
 SPEC = """
@@ -193,6 +194,29 @@ def test_cancelling_says_so(broker_url: str) -> None:
     (asked,) = fleet.asked
     assert isinstance(asked, CancelJob)
     assert asked.job == "rooms-1"
+
+
+def test_joules_are_told_with_what_is_known_of_them() -> None:
+    energy = {"energy_j": 6.0, "state": "measured", "uncertainty_j": 0.25}
+    told = record() | {
+        "energy_state": "measured",
+        "energy_scope": "module",
+        "energy_uncertainty_j": 0.5,
+        "energy_coverage": 0.98,
+        "energy_reason": "1 of 9 figures are missing",
+        "task_costs": {"rule": "counted", "why": "", "tasks": {"normal": {"energy": energy, "phases": {}}}},
+        "flags": ["a: throttled: capped"],
+        "spared": [{"agent": "b", "orders": 2, "energy_j": 30.0, "state": "estimated", "reason": "hot"}],
+    }
+    lines = describe(told).splitlines()
+    assert lines[2].startswith("energy    10 ± 0.5 J (measured, module): train 10 J (estimated)")
+    assert lines[3:8] == [
+        "          1 of 9 figures are missing",
+        "          readings cover 98.0% of the time",
+        "by task   normal 6 ± 0.25 J (measured); divided by the counted rule",
+        "doubtful  a: throttled: capped",
+        "declined  b: 2 orders, 30 J (estimated) not spent: hot",
+    ]
 
 
 def record() -> dict[str, Any]:

@@ -155,6 +155,25 @@ def test_a_partial_sum_is_a_lower_bound() -> None:
     assert f"≥ {words.joules(records['all-in-one']['energy_j'])} incomplete 2 of 30 figures" in shown
 
 
+def test_tasks_doubts_and_what_was_not_spent_are_shown() -> None:
+    records = runs.records()
+    energy = {"energy_j": 12.5, "state": "estimated", "reason": "", "scope": "cpu", "uncertainty_j": None}
+    records["mas"]["task_costs"] = {"rule": "counted", "why": "", "tasks": {"normal": {"energy": energy, "phases": {}}}}
+    records["mas"]["flags"] = ["pi-1: throttled: capped"]
+    records["mas"]["spared"] = [
+        {"agent": "pi-2", "orders": 3, "energy_j": 40.0, "state": "estimated", "reason": "the day's 100 J are spent"}
+    ]
+    page = Page(page_of(records))
+    shown = page.words
+    assert "What each task cost" in shown
+    assert f"{words.joules(12.5)} estimated" in shown
+    assert "mas : pi-1: throttled: capped" in shown or "mas: pi-1: throttled: capped" in shown
+    assert "pi-2 declined 3 orders" in shown
+    plain = Page(page_of(runs.records())).words
+    assert "What each task cost" not in plain
+    assert "What was not spent" not in plain
+
+
 def test_schemes_without_affinity_make_a_page() -> None:
     records = {name: record for name, record in runs.records().items() if name != "mas"}
     shown = Page(page_of(records)).words

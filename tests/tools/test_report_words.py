@@ -63,8 +63,32 @@ def test_incomplete_sums_are_bounds() -> None:
     assert "at most 0.46 of" in headline(one_by_one={"energy_state": "partial"})
     both = schemes(mas={"energy_state": "partial"}, one_by_one={"energy_state": "partial"})
     assert words.relative_text(both["mas"], both["one-by-one"]) == "≈ 0.46"
-    assert words.relative_text(both["all-in-one"], both["one-by-one"]) == "≤ 0.40"
+    assert words.relative_text(both["all-in-one"], both["one-by-one"]) == "≤ 0.40 (estimated against incomplete)"
     assert words.relative_text(both["one-by-one"], both["one-by-one"]) == "1.00"
+
+
+def test_joules_of_unlike_scopes_are_not_divided() -> None:
+    said = schemes(mas={"energy_scope": "module"}, one_by_one={"energy_scope": "wall"})
+    assert words.relative(said["mas"], said["one-by-one"]) is None
+    assert words.relative_text(said["mas"], said["one-by-one"]) == "– (module against wall)"
+    assert headline(mas={"energy_scope": "module"}, one_by_one={"energy_scope": "wall"}).startswith(
+        "MAS’s joules and one-by-one’s do not compare: they cover module against wall."
+    )
+    alike = schemes(mas={"energy_scope": "wall"}, one_by_one={"energy_scope": "wall"})
+    assert words.relative_text(alike["mas"], alike["one-by-one"]) == "0.46"
+
+
+def test_a_figure_says_how_far_to_trust_it() -> None:
+    said = schemes(
+        mas={
+            "energy_scope": "module",
+            "energy_coverage": 0.975,
+            "energy_uncertainty_j": 1.5,
+            "energy_state": "measured",
+        }
+    )
+    assert words.trust(said["mas"].energy) == "± 1.50 J, module, 98 % covered"
+    assert words.trust(said["one-by-one"].energy) == ""
 
 
 def test_unknown_joules_fall_back_to_time() -> None:

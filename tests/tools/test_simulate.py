@@ -75,8 +75,8 @@ def test_joules_are_an_estimate_from_the_seconds_of_the_work(done: Simulation) -
 
 def test_a_gpu_s_joules_are_missing_with_the_reason() -> None:
     meter = meter_for("cuda")
-    assert meter.energy(0.0, 1.0, 1.0).energy_j is None
-    assert "GPU" in meter.energy(0.0, 1.0, 1.0).reason
+    assert meter.measure(0.0, 1.0, 1.0).energy_j is None
+    assert "GPU" in meter.measure(0.0, 1.0, 1.0).reason
 
 
 def test_bytes_are_those_of_the_tensors_uncompressed(done: Simulation, executor: Watched) -> None:

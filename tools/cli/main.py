@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from tools.cli import agent, aggregator, bench, data, demo, experiment, job
+from tools.cli import agent, aggregator, bench, data, demo, energy, experiment, job, power
 from tools.cli.simulate import simulate_command
 from tools.cli.split import split_command
 
@@ -36,7 +36,9 @@ app.add_typer(agent.app, name="agent", help="The device: train, evaluate, instal
 app.add_typer(aggregator.app, name="aggregator", help="The lab server.")
 app.add_typer(job.app, name="job", help="Submit and follow jobs.")
 app.add_typer(data.app, name="data", help="Make and check datasets.")
+app.add_typer(power.app, name="power", help="Meters: list, read, record, calibrate.")
 app.add_typer(experiment.app, name="experiment", help="Grids of schemes, seeds and settings.")
+app.add_typer(energy.app, name="energy", help="Schemes compared in joules, by a protocol.")
 app.command("demo")(demo.demo_command)
 app.command("simulate")(simulate_command)
 app.command("split")(split_command)

@@ -23,6 +23,16 @@ _SCHEME_KEYS = (
     "bytes_up",
     "bytes_down",
 )
+#: Records of older releases do not have these.
+_PROVENANCE = (
+    "energy_scope",
+    "energy_coverage",
+    "energy_uncertainty_j",
+    "energy_reason",
+    "task_costs",
+    "flags",
+    "spared",
+)
 
 
 def summarise(records: Mapping[str, Json], tasks: Sequence[str], agents: Sequence[str]) -> dict[str, Any]:
@@ -34,7 +44,10 @@ def summarise(records: Mapping[str, Json], tasks: Sequence[str], agents: Sequenc
         "agents": list(agents),
         "affinity": affinity["matrix"] if affinity else None,
         "splits": decision["splits"] if decision else None,
-        "schemes": {scheme: {key: record[key] for key in _SCHEME_KEYS} for scheme, record in records.items()},
+        "schemes": {
+            scheme: {key: record[key] for key in _SCHEME_KEYS} | {key: record.get(key) for key in _PROVENANCE}
+            for scheme, record in records.items()
+        },
         "bundles": [
             {
                 "agent": bundle["agent"],
@@ -63,13 +76,16 @@ def table(summary: Json) -> Table:
     for task in summary["tasks"]:
         losses = [_number(values["losses"].get(task)) for values in schemes.values()]
         shown.add_row(f"  {task_label(task)}", *losses, end_section=task == summary["tasks"][-1])
-    base_j = schemes["one-by-one"]["energy_j"]
-    states = {values["energy_state"] for values in schemes.values()}
-    if len(states) == 1:
-        row(f"energy, {states.pop()}", lambda values: _joules(values["energy_j"]))
+    base = schemes["one-by-one"]
+    if len({_kind(values) for values in schemes.values()}) == 1:
+        row("energy, " + " of ".join(part for part in _kind(base) if part), lambda values: _joules(values["energy_j"]))
     else:
-        row("energy", lambda values: joules(values["energy_j"], values["energy_state"]))
-    row("  vs one-by-one", lambda values: _ratio(values["energy_j"], base_j), True)
+        row("energy", lambda values: joules(values["energy_j"], values["energy_state"], None, _kind(values)[1]))
+    row("  may be off by", lambda values: _joules(values.get("energy_uncertainty_j")))
+    row("  vs one-by-one", lambda values: _ratio(values, base))
+    for task in summary["tasks"]:
+        row(f"  of it {task_label(task)}", lambda values, task=task: _joules(_task_joules(values, task)))  # type: ignore[misc]
+    row("  doubts", lambda values: str(len(values.get("flags") or ())), True)
     row("training, in all", lambda values: f"{values['train_s']:.0f} s")
     row("until deployed", lambda values: f"{values['wall_s']:.0f} s")
     row("sent by devices", lambda values: f"{values['bytes_up'] / 1e6:.0f} MB")
@@ -85,8 +101,24 @@ def _joules(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} J"
 
 
-def _ratio(energy_j: float | None, base_j: float | None) -> str:
-    return f"{energy_j / base_j:.2f}" if energy_j is not None and base_j else "-"
+def _kind(values: Json) -> tuple[str, str]:
+    """How the joules are known, and of what they are: only figures alike in both compare."""
+    return values["energy_state"], values.get("energy_scope") or ""
+
+
+def _task_joules(values: Json, task: str) -> float | None:
+    costs = values.get("task_costs")
+    return costs["tasks"][task]["energy"]["energy_j"] if costs and task in costs["tasks"] else None
+
+
+def _ratio(values: Json, base: Json) -> str:
+    energy_j, base_j = values["energy_j"], base["energy_j"]
+    if energy_j is None or not base_j:
+        return "-"
+    unlike = "" if _kind(values) == _kind(base) else f" ({_kind(values)[0]} over {_kind(base)[0]})"
+    if _kind(values)[1] != _kind(base)[1]:
+        return "scopes differ"
+    return f"{energy_j / base_j:.2f}{unlike}"
 
 
 def why(summary: Json, record: Json) -> str:

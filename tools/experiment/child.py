@@ -153,7 +153,16 @@ def _joules(record: Record | None) -> Joules:
     if record is None:
         return Joules(None, "missing", "none", "the run ended before it was metered")
     sources = sorted({part.source for part in record.energy})
-    return Joules(record.energy_j, record.energy_state, "; ".join(sources) or "none", record.energy_reason)
+    return Joules(
+        record.energy_j,
+        record.energy_state,
+        "; ".join(sources) or "none",
+        record.energy_reason,
+        scope=record.energy_scope,
+        coverage=record.energy_coverage,
+        uncertainty_j=record.energy_uncertainty_j,
+        flags=record.flags,
+    )
 
 
 def cpu_seconds() -> float:

@@ -85,12 +85,16 @@ class DataUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Joules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Energy of the whole run, and how it is known."""
+    """Energy of the whole run, how it is known and how far it is to be trusted; `flags` make it doubtful."""
 
     energy_j: float | None
     state: EnergyState
     source: str
     reason: str = ""
+    scope: str = ""
+    coverage: float | None = None
+    uncertainty_j: float | None = None
+    flags: tuple[str, ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -144,6 +144,7 @@ def _energy(schemes: Sequence[Scheme]) -> dict[str, Any]:
         "known": PHASES,
         "full_j": max(sums, default=0.0) or 1.0,
         "meters": _sources(schemes),
+        "tasks": list(dict.fromkeys(task for scheme in schemes for task in scheme.task_energy)),
     }
 
 

@@ -25,6 +25,9 @@ class Energy:
     energy_j: float | None
     state: str
     reason: str = ""
+    scope: str = ""
+    coverage: float | None = None
+    uncertainty_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,10 @@ class Scheme:
     skipped_total: int
     decision: Json | None
     deploy_failures: tuple[Json, ...]
+    task_energy: dict[str, Energy]
+    task_rule: str
+    flags: tuple[str, ...]
+    spared: tuple[Json, ...]
 
     @property
     def stopped(self) -> bool:
@@ -120,7 +127,14 @@ def _scheme(name: str, record: Json, totals: Json) -> Scheme:
         phase: _energy(value, why.get(phase, ""))
         for phase, value in sorted((figures.get("energy_by_phase") or {}).items(), key=_phase_order)
     }
-    whole = {"energy_j": figures.get("energy_j"), "state": figures.get("energy_state") or "missing"}
+    whole = {
+        "energy_j": figures.get("energy_j"),
+        "state": figures.get("energy_state") or "missing",
+        "scope": figures.get("energy_scope"),
+        "coverage": figures.get("energy_coverage"),
+        "uncertainty_j": figures.get("energy_uncertainty_j"),
+    }
+    costs: Json = figures.get("task_costs") or {}
     return Scheme(
         name=name,
         state=str(record.get("state") or "unknown"),
@@ -141,6 +155,13 @@ def _scheme(name: str, record: Json, totals: Json) -> Scheme:
         skipped_total=int(record.get("skipped_total") or 0),
         decision=record.get("decision"),
         deploy_failures=tuple(record.get("deploy_failures") or ()),
+        task_energy={
+            task: _energy(one["energy"], str(one["energy"].get("reason") or ""))
+            for task, one in (costs.get("tasks") or {}).items()
+        },
+        task_rule="; ".join(str(costs[key]) for key in ("rule", "why") if costs.get(key)),
+        flags=tuple(figures.get("flags") or ()),
+        spared=tuple(figures.get("spared") or ()),
     )
 
 
@@ -153,7 +174,14 @@ def _energy(value: Json, reason: str) -> Energy:
     amount = None if state == "missing" else finite(value.get("energy_j"))
     if amount is None:
         return Energy(None, "missing", str(value.get("reason") or "") or reason or "no meter and no estimate")
-    return Energy(amount, state, reason)
+    return Energy(
+        amount,
+        state,
+        reason,
+        scope=str(value.get("scope") or ""),
+        coverage=finite(value.get("coverage")),
+        uncertainty_j=finite(value.get("uncertainty_j")),
+    )
 
 
 def _split(split: Json, entries: Iterable[Json]) -> Split:

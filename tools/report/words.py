@@ -143,9 +143,23 @@ def groups(splits: Sequence[Sequence[str]]) -> str:
 
 
 def relative(scheme: Scheme, base: Scheme) -> float | None:
-    """Joules of `scheme` as a share of those of `base`; None where either is unknown or the base is zero."""
+    """Joules of `scheme` as a share of those of `base`; None where either is unknown or zero, or they are unlike."""
     ours, theirs = scheme.energy.energy_j, base.energy.energy_j
-    return None if ours is None or not theirs else ours / theirs
+    return None if ours is None or not theirs or unlike(scheme, base) else ours / theirs
+
+
+def unlike(scheme: Scheme, base: Scheme) -> str:
+    """What two schemes' joules cover, where that differs, so that they must not be divided; else nothing."""
+    ours, theirs = scheme.energy.scope, base.energy.scope
+    return f"{ours} against {theirs}" if ours and theirs and ours != theirs else ""
+
+
+def trust(energy: Energy) -> str:
+    """How far a figure is to be trusted, in a few words: `± 1.2 J, module, 98 % covered`."""
+    parts = [] if energy.uncertainty_j is None else [f"± {joules(energy.uncertainty_j)}"]
+    parts += [energy.scope] if energy.scope else []
+    parts += [f"{energy.coverage * 100:.0f} % covered"] if energy.coverage is not None and energy.coverage < 1 else []
+    return ", ".join(parts)
 
 
 def bound(scheme: Scheme, base: Scheme) -> str:
@@ -157,7 +171,13 @@ def bound(scheme: Scheme, base: Scheme) -> str:
 def relative_text(scheme: Scheme, base: Scheme | None) -> str:
     """`relative` as shown, with its `bound`."""
     share = relative(scheme, base) if base else None
-    return DASH if share is None or base is None else f"{bound(scheme, base)} {ratio(share)}".strip()
+    if base is not None and (scopes := unlike(scheme, base)):
+        return f"{DASH} ({scopes})"
+    if share is None or base is None:
+        return DASH
+    ours, theirs = state_word(scheme.energy.state), state_word(base.energy.state)
+    mixed = "" if ours == theirs else f" ({ours} against {theirs})"
+    return f"{bound(scheme, base)} {ratio(share)}{mixed}".strip()
 
 
 def joules_of(scheme: Scheme, base: Scheme) -> str:
@@ -189,6 +209,8 @@ def _cost(mas: Scheme, base: Scheme | None) -> Markup:
         return Markup("MAS used {}.").format(_stated(mas.energy))
     share = relative(mas, base)
     if share is None:
+        if scopes := unlike(mas, base):
+            return Markup("MAS’s joules and one-by-one’s do not compare: they cover {}.").format(scopes)
         lacking = [scheme.name for scheme in (mas, base) if not scheme.energy.energy_j]
         times = mas.train_s / base.train_s if mas.train_s is not None and base.train_s else None
         instead = (

@@ -32,14 +32,19 @@ def phase_energy(outcome: Outcome, meter: Meter) -> tuple[PhaseEnergy, ...]:
 
 
 def _figure(phase: Phase, duration_s: float, cpu_s: float, meter: Meter) -> PhaseEnergy:
-    energy = meter.energy(0.0, duration_s, cpu_s)
+    said = meter.measure(0.0, duration_s, cpu_s)
     return PhaseEnergy(
         phase=phase,
         duration_s=duration_s,
         cpu_s=cpu_s,
-        energy_j=energy.energy_j,
-        state=energy.state,
+        energy_j=said.energy_j,
+        state=said.state,
         source=meter.source,
         scope=meter.scope,
-        reason=energy.reason,
+        reason=said.reason,
+        coverage=said.coverage,
+        uncertainty_j=said.uncertainty_j,
+        n_samples=said.n_samples,
+        max_gap_s=said.max_gap_s,
+        flags=said.flags,
     )

@@ -86,6 +86,9 @@ def ratio_to_one_by_one(bench: Bench, row: Row, currency: Currency) -> Interval 
     if base is None:
         return None
     ours, theirs = row.by_seed(currency.of), base.by_seed(currency.of)
+    if currency is JOULES:
+        # What is estimated and what is metered, or what covers more and what covers less, does not divide.
+        ours = {seed: cost for seed, cost in ours.items() if seed in theirs and _meter(row, seed) == _meter(base, seed)}
     if currency.local:
         ours = {seed: cost for seed, cost in ours.items() if seed in theirs and _alike(row, base, seed)}
     return paired_ratio(ours, theirs)
@@ -93,6 +96,11 @@ def ratio_to_one_by_one(bench: Bench, row: Row, currency: Currency) -> Interval 
 
 def _alike(row: Row, base: Row, seed: int) -> bool:
     return _place(row.done[seed]) == _place(base.done[seed])
+
+
+def _meter(row: Row, seed: int) -> tuple[bool, str]:
+    energy = row.done[seed].energy
+    return energy.state == "estimated", energy.scope
 
 
 def _place(run: Run) -> tuple[str, str, str, int | None, str]:

@@ -21,7 +21,7 @@ from tools.experiment.run_record import Run, read_runs, run_folder
 from tools.experiment.spec import load_experiment
 
 #: Weakest first: a row's energy is no better known than that of its worst run.
-_STATES: tuple[EnergyState, ...] = ("missing", "partial", "estimated", "measured")
+_STATES: tuple[EnergyState, ...] = ("missing", "partial", "estimated", "calibrated", "measured")
 #: Most distinct groups a cell of the table lists.
 _LISTED = 3
 

@@ -115,10 +115,10 @@ def _settings(section: Section) -> str:
 
 
 def _energy(run: Run) -> str:
-    known = words.state_word(run.energy.state)
-    return f"{known}: {run.energy.source or 'no source named'}" + (
-        f" ({run.energy.reason})" if run.energy.reason else ""
-    )
+    energy = run.energy
+    known = ", ".join(part for part in (words.state_word(energy.state), energy.scope) if part)
+    doubts = "; ".join(part for part in (energy.reason, *energy.flags) if part)
+    return f"{known}: {energy.source or 'no source named'}" + (f" ({doubts})" if doubts else "")
 
 
 def _span(runs: Iterable[Run]) -> str:

@@ -71,6 +71,11 @@ def _row_json(bench: Bench, row: Row, run: Run) -> dict[str, Any]:
         "energy_j": run.energy.energy_j,
         "energy_state": run.energy.state,
         "energy_source": run.energy.source,
+        "energy_scope": run.energy.scope,
+        "energy_coverage": run.energy.coverage,
+        "energy_uncertainty_j": run.energy.uncertainty_j,
+        "energy_flags": list(run.energy.flags),
+        "energy_by_task": _by_task(run),
         "flops": counted_flops(run),
         "flops_by_kind": msgspec.to_builtins(run.flops),
         "costs": {currency.name: currency.of(run) for currency in CURRENCIES},
@@ -80,6 +85,15 @@ def _row_json(bench: Bench, row: Row, run: Run) -> dict[str, Any]:
         "bytes_down": run.bytes_down,
         "command": run.command,
     }
+
+
+def _by_task(run: Run) -> dict[str, Any] | None:
+    """Joules of each task by the run's rule, with their state; None where the record does not say."""
+    costs = run.record.task_costs if run.record else None
+    if costs is None:
+        return None
+    tasks = {task: {"energy_j": one.energy.energy_j, "state": one.energy.state} for task, one in costs.tasks.items()}
+    return {"rule": costs.rule, "tasks": tasks}
 
 
 def _questions(section: Section) -> dict[str, Any]:

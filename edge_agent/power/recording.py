@@ -1,0 +1,146 @@
+"""Recorded traces: what they hold, reading one, and recording one from any source.
+
+A trace is a file of JSON lines. The first is its header: where the figures come from, what they cover, how far they
+may be off, and how often they were read. Each further line is one read at `t` seconds: watts (`w`) or a counter's
+joules (`j`), its flags, or the reason (`error`) why there was nothing to read from then on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge_agent.power.source import Accuracy, PowerSourceError, Reading, Scope, Source
+
+_Positive = Annotated[float, Meta(gt=0)]
+
+
+class TraceHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First line of a trace. `accuracy` as in `source.Accuracy`; `range_j` and `max_power_w` are a counter's."""
+
+    trace: Literal[1]
+    kind: Literal["power", "counter"]
+    source: str
+    scope: Scope
+    domain: str
+    period_s: _Positive
+    accuracy: Accuracy = Accuracy()
+    rails: tuple[str, ...] = ()
+    range_j: float | None = None
+    max_power_w: float = 0.0
+
+
+class TraceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One read: `t` in seconds, and watts, joules, or why there is neither."""
+
+    t: float
+    w: float | None = None
+    j: float | None = None
+    error: str = ""
+    flags: tuple[str, ...] = ()
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """A whole trace; its lines are ordered by time."""
+
+    header: TraceHeader
+    lines: tuple[TraceLine, ...]
+
+
+def load_trace(path: Path) -> Trace:
+    """Raises PowerSourceError naming the line that cannot be used."""
+    try:
+        texts = path.read_bytes().splitlines()
+    except OSError as error:
+        raise PowerSourceError(f"the trace {path} cannot be read: {error.strerror or error}") from error
+    try:
+        header = msgspec.json.decode(texts[0] if texts else b"", type=TraceHeader)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PowerSourceError(f"{path} is no trace: its first line: {error}; record one: mas power record") from error
+    lines: list[TraceLine] = []
+    for number, text in enumerate(texts[1:], start=2):
+        try:
+            line = msgspec.json.decode(text, type=TraceLine)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if number == len(texts):
+                break  # the recording was cut off while it wrote this line
+            raise PowerSourceError(f"{path}, line {number}: {error}") from error
+        if fault := _fault(line, lines[-1] if lines else None, header.kind):
+            raise PowerSourceError(f"{path}, line {number}: {fault}")
+        lines.append(line)
+    if not lines:
+        raise PowerSourceError(f"{path} holds no reads; record it again")
+    return Trace(header, tuple(lines))
+
+
+def _fault(line: TraceLine, last: TraceLine | None, kind: str) -> str:
+    if last is not None and line.t <= last.t:
+        return f"time goes from {last.t} back to {line.t}"
+    value = line.w if kind == "power" else line.j
+    if (value is None) == (not line.error):
+        return f"needs either {'w' if kind == 'power' else 'j'} or error"
+    return ""
+
+
+def header_of(source: Source, period_s: float) -> TraceHeader:
+    """The header of a trace that is recorded from `source` every `period_s` seconds."""
+    counter = is_counter(source)
+    return TraceHeader(
+        trace=1,
+        kind="counter" if counter else "power",
+        source=source.name,
+        scope=source.scope,
+        domain=source.domain,
+        period_s=period_s,
+        accuracy=source.accuracy,
+        rails=() if counter else tuple(getattr(source, "rails", ())),
+        range_j=getattr(source, "range_j", None),
+        max_power_w=float(getattr(source, "max_power_w", 0.0)),
+    )
+
+
+def is_counter(source: Source) -> bool:
+    """Whether the source counts joules; else it tells watts."""
+    return hasattr(source, "max_power_w")
+
+
+def read_line(source: Source, now_s: float, start_s: float, last: TraceLine | None) -> TraceLine | None:
+    """One read of `source` as a line of a trace; None where it is the same sample, or the same fault, once more."""
+    try:
+        said = source.read()
+    except PowerSourceError as error:
+        again = last is not None and last.error == str(error)
+        return None if again else TraceLine(t=now_s - start_s, error=str(error))
+    t = (now_s if said.at_s is None else said.at_s) - start_s
+    if last is not None and t <= last.t:
+        return None
+    if isinstance(said, Reading):
+        return TraceLine(t=t, w=said.power_w, flags=said.flags)
+    return TraceLine(t=t, j=said.energy_j, flags=said.flags)
+
+
+def record(
+    source: Source, path: Path, ticks: Iterator[float], period_s: float, start_s: float
+) -> Iterator[TraceLine | None]:
+    """Writes a trace of `source`, one read for each of `ticks` (instants of the monotonic clock), and gives its lines.
+
+    The file appears under its name when the ticks end or the caller stops asking; what was read until then is in it.
+    """
+    partial_path = path.with_name(path.name + ".part")
+    last: TraceLine | None = None
+    with partial_path.open("wb", buffering=0) as out:
+        try:
+            out.write(msgspec.json.encode(header_of(source, period_s)) + b"\n")
+            for now_s in ticks:
+                line = read_line(source, now_s, start_s, last)
+                if line is not None:
+                    out.write(msgspec.json.encode(line) + b"\n")
+                    last = line
+                yield line
+        finally:
+            os.replace(partial_path, path)

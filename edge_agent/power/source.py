@@ -1,0 +1,141 @@
+"""What every source of power or energy looks like to the meter, and how a source says that it is there or not.
+
+A sampled source tells watts at an instant; a counter source tells joules since some beginning, which says more, since
+nothing is lost between two reads. Units are converted in the source's own file: here all is SI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Scope = Literal["wall", "board", "module", "sum_of_rails", "gpu", "cpu"]
+#: Widest first: a wider scope sees all that a narrower one sees, and more.
+SCOPES: tuple[Scope, ...] = ("wall", "board", "module", "sum_of_rails", "gpu", "cpu")
+
+
+class PowerSourceError(Exception):
+    """A power source that cannot be read; the message says why and what mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Watts at an instant; below zero is a real reading.
+
+    `at_s` is the source's own monotonic time, where it has one: the same `at_s` again is the same sample, not a new
+    one. None: the time of the read. `flags` name what makes the sample doubtful ("throttled", "undervoltage").
+    """
+
+    power_w: float
+    at_s: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Joules since a beginning that nobody needs to know; `at_s` and `flags` as for a `Reading`."""
+
+    energy_j: float
+    at_s: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far off a source may be, to both sides: a share of what it says, plus an amount that does not depend on it.
+
+    `absolute` is in watts for samples (an offset) and in joules for a counter (its resolution: the size of a step).
+    Each source's file says where its figures come from.
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+
+
+class SampledSource(Protocol):
+    """Something that tells watts."""
+
+    @property
+    def name(self) -> str:
+        """The source's name, as in `power.source`."""
+
+    @property
+    def scope(self) -> Scope:
+        """How much of the device its figures cover."""
+
+    @property
+    def domain(self) -> str:
+        """What it sees: "board", "gpu:0", "plug:desk". Domains that overlap are never added."""
+
+    @property
+    def rails(self) -> tuple[str, ...]:
+        """Names of the rails that are summed; empty where there is but one and it has no name."""
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How far its watts may be off."""
+
+    @property
+    def least_period_s(self) -> float:
+        """Reading more often than this is of no use, or is not bearable."""
+
+    def read(self) -> Reading:
+        """Power now; raises PowerSourceError. Called in one thread at a time, never two at once."""
+
+    def close(self) -> None:
+        """Let go of files and connections; nothing is read afterwards. May be called during a read that hangs."""
+
+
+class CounterSource(Protocol):
+    """Something that counts joules. Attributes as for a `SampledSource`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scope(self) -> Scope: ...
+
+    @property
+    def domain(self) -> str: ...
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How far its joules may be off; `absolute` is the counter's step in joules."""
+
+    @property
+    def range_j(self) -> float | None:
+        """Where the counter wraps to 0; None: it does not, so that a drop is a reset."""
+
+    @property
+    def max_power_w(self) -> float:
+        """More than what it sees can ever draw: bounds how often it can have wrapped between two reads."""
+
+    @property
+    def least_period_s(self) -> float: ...
+
+    def read(self) -> Count:
+        """The counter now; raises PowerSourceError. Called in one thread at a time, never two at once."""
+
+    def close(self) -> None:
+        """Let go of files and connections; nothing is read afterwards. May be called during a read that hangs."""
+
+
+Source = SampledSource | CounterSource
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A source that may or may not be on this board, without having opened it.
+
+    `reason` says why it is absent and what would mend that, or, where it is available, what it would measure.
+    `open` is None where it is absent; it may still raise PowerSourceError: only a first read is proof.
+    """
+
+    name: str
+    scope: Scope
+    domain: str
+    available: bool
+    reason: str
+    rails: tuple[str, ...] = ()
+    open: Callable[[], Source] | None = None

@@ -1,0 +1,111 @@
+"""Numbers in the kernel's files, and watts made of them. Here, and nowhere else, a file's error becomes ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.power.source import Accuracy, PowerSourceError, Reading, Scope
+
+#: Ours, in systemd/ of the repository.
+UDEV_RULE = "systemd/70-mas-power.rules"
+
+
+def read_text(path: Path, what: str, mend: str) -> str:
+    """What a file says, without blanks around it.
+
+    Raises PowerSourceError that names `what` the file belongs to; `mend` says what gives the right to read it.
+    """
+    try:
+        return path.read_text().strip()
+    except PermissionError as error:
+        raise PowerSourceError(f"{what}: permission denied for {path}; {mend}") from error
+    except FileNotFoundError as error:
+        reason = "No such file: the monitor or its driver is gone; look at dmesg, then load the driver again"
+        raise PowerSourceError(f"{what}: {path}: {reason}") from error
+    except OSError as error:
+        reason = f"{error.strerror or error}; look at dmesg and at the wiring of the bus"
+        raise PowerSourceError(f"{what}: {path}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise PowerSourceError(f"{what}: {path} holds no text; update the driver") from error
+
+
+def read_int(path: Path, what: str, mend: str) -> int:
+    """The whole number in a file; raises PowerSourceError as `read_text` does, and where there is no number."""
+    text = read_text(path, what, mend)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise PowerSourceError(f"{what}: {path} says {text[:40]!r}, which is no number; update the driver") from error
+
+
+def optional_int(path: Path) -> int | None:
+    """The whole number in a file that need not be there; None where it cannot be had."""
+    try:
+        return read_int(path, path.name, "")
+    except PowerSourceError:
+        return None
+
+
+def optional_text(path: Path) -> str:
+    """What a file says that need not be there; empty where it cannot be had."""
+    try:
+        return read_text(path, path.name, "")
+    except PowerSourceError:
+        return ""
+
+
+def find_command(root: Path, name: str) -> str | None:
+    """Where a command is: under `root` if it is there, else on the PATH; None where it is nowhere."""
+    for folder in ("usr/bin", "usr/sbin", "opt/vc/bin"):
+        path = root / folder / name
+        if os.access(path, os.X_OK):
+            return str(path)
+    return shutil.which(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Rail:
+    """One rail: watts are the product of the numbers in `files` (volts and amperes, or power alone) and `watts_per`.
+
+    `watts_per` is the one place where the unit of the files is converted: 1e-6 for mV x mA and for microwatts, 1e-3
+    for milliwatts.
+    """
+
+    label: str
+    files: tuple[Path, ...]
+    watts_per: float
+    mend: str
+
+    def read_w(self) -> float:
+        """Watts now; below zero is a real reading. Raises PowerSourceError."""
+        product = 1
+        for path in self.files:
+            product *= read_int(path, f"rail {self.label}", self.mend)
+        return product * self.watts_per
+
+
+@dataclass(frozen=True, slots=True)
+class RailSource:
+    """The sum of rails, as one sampled source. A rail that cannot be read fails the sample: half a sum is no total."""
+
+    name: str
+    scope: Scope
+    domain: str
+    parts: tuple[Rail, ...]
+    accuracy: Accuracy
+    least_period_s: float
+
+    @property
+    def rails(self) -> tuple[str, ...]:
+        """Labels of the rails that are summed."""
+        return tuple(part.label for part in self.parts)
+
+    def read(self) -> Reading:
+        """Power now, in watts; raises PowerSourceError."""
+        return Reading(sum(part.read_w() for part in self.parts))
+
+    def close(self) -> None:
+        """Nothing is kept open between reads: a file that vanished must show at once."""

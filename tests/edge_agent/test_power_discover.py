@@ -1,0 +1,206 @@
+"""Which meter a device takes, and that it says why; nothing that meters keeps a device from training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import boards
+import pytest
+from meters import Joules, Watts, World
+
+from edge_agent.config import PowerConfig
+from edge_agent.power import calibration, discover
+from edge_agent.power.base import Meter, PowerSourceError
+from edge_agent.power.discover import SOURCES, open_meter, survey
+from edge_agent.power.source import SCOPES, Accuracy, Candidate, Reading, Scope, Source
+
+
+def candidate(
+    name: str, scope: Scope, opens: Callable[[], Source] | None = None, reason: str = "not plugged in"
+) -> Candidate:
+    return Candidate(name, scope, scope, opens is not None, reason, open=opens)
+
+
+def source(name: str, scope: Scope, trouble: str = "") -> Watts:
+    world = World()
+    world.trouble = trouble
+    watts = Watts(world, lambda t: 5.0)
+    watts.name, watts.scope, watts.domain = name, scope, scope
+    return watts
+
+
+def opened(*candidates: Candidate, root: Path, wanted: str = "auto") -> tuple[Meter, str]:
+    return open_meter(PowerConfig(source=wanted, root=str(root)), lambda: 0.0, candidates)
+
+
+def test_the_widest_scope_that_can_be_read_is_taken_and_the_others_are_told_apart(tmp_path: Path) -> None:
+    broken = source("ina", "board", "Input/output error")
+    meter, why = opened(
+        candidate("plug", "wall"),
+        candidate("ina", "board", lambda: broken),
+        candidate("jetson", "module", lambda: source("jetson", "module")),
+        candidate("rapl", "cpu", lambda: source("rapl", "cpu")),
+        root=tmp_path,
+    )
+    meter.stop()
+    assert (meter.source, meter.scope, meter.domain, meter.state) == ("jetson", "module", "module", "measured")
+    assert why == (
+        "jetson reads real power, scope module, domain module; not taken: plug: not plugged in; "
+        "ina: Input/output error; rapl (scope cpu, no wider)"
+    )
+    assert broken.closed
+
+
+def test_without_a_meter_an_estimate_is_taken_and_says_why(tmp_path: Path) -> None:
+    meter, why = opened(candidate("plug", "wall"), root=tmp_path)
+    assert (meter.state, meter.source) == ("estimated", "cpu-time x 3 W per core")
+    assert why == (
+        "no meter could be had; falling back to an estimate, 3 W per busy core; not taken: plug: not plugged in"
+    )
+
+
+def test_a_meter_asked_for_by_name_is_never_replaced(tmp_path: Path) -> None:
+    offers = (candidate("plug", "wall"), candidate("rapl", "cpu", lambda: source("rapl", "cpu")))
+    with pytest.raises(PowerSourceError, match="plug: not plugged in"):
+        opened(*offers, root=tmp_path, wanted="plug")
+    meter, _ = opened(*offers, root=tmp_path, wanted="rapl")
+    meter.stop()
+    assert meter.source == "rapl"
+    with pytest.raises(PowerSourceError, match="there are: auto, plug, rapl, estimate, none"):
+        opened(*offers, root=tmp_path, wanted="jtop")
+    assert opened(*offers, root=tmp_path, wanted="estimate")[0].state == "estimated"
+    assert opened(*offers, root=tmp_path, wanted="none")[0].state == "missing"
+
+
+def test_a_gpu_may_be_named_by_its_kind_or_by_its_number(tmp_path: Path) -> None:
+    def joules(name: str) -> Source:
+        counter = Joules(World(), lambda t: t)
+        counter.name = counter.domain = name
+        return counter
+
+    offers = [candidate(f"nvml:{n}", "gpu", lambda n=n: joules(f"nvml:{n}")) for n in range(2)]  # type: ignore[misc]
+    for wanted, taken in (("nvml", "nvml:0"), ("nvml:1", "nvml:1")):
+        meter, _ = opened(*offers, root=tmp_path, wanted=wanted)
+        meter.stop()
+        assert meter.source == taken
+
+
+def test_a_recorded_trace_is_no_real_reading_unless_it_is_asked_for(tmp_path: Path) -> None:
+    offer = candidate("replay:pi", "wall", lambda: source("replay:pi", "wall"))
+    assert opened(offer, root=tmp_path)[0].state == "estimated"
+    first, _ = opened(offer, root=tmp_path, wanted="replay")
+    second, _ = opened(offer, root=tmp_path, wanted="replay:pi")  # as many as like may read a file
+    assert first.source == second.source == "replay:pi"
+    first.stop()
+    second.stop()
+
+
+def test_two_agents_on_one_board_do_not_both_count_its_joules(tmp_path: Path) -> None:
+    offers = (
+        candidate("ina", "board", lambda: source("ina", "board")),
+        candidate("rapl", "cpu", lambda: source("rapl", "cpu")),
+    )
+    first, _ = opened(*offers, root=tmp_path)
+    second, why = opened(*offers, root=tmp_path)
+    assert second.state == "estimated", "not a narrower meter either, which sees joules that the first one counts"
+    assert "ina board: another process is sampling it already" in why
+    with pytest.raises(PowerSourceError, match="stop that one first"):
+        opened(*offers, root=tmp_path, wanted="ina")
+    first.stop()
+    third, _ = opened(*offers, root=tmp_path)
+    third.stop()
+    assert third.source == "ina"
+
+
+def test_a_first_read_that_hangs_or_breaks_is_a_reason_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    class Hangs(Watts):
+        def read(self) -> Reading:
+            let_go.wait(30.0)
+            return super().read()
+
+    def power(t: float) -> float:
+        raise ZeroDivisionError("in somebody's driver")
+
+    monkeypatch.setattr(discover, "_FIRST_READ_S", 0.01)
+    hangs, breaks = Hangs(World(), lambda t: 5.0), Watts(World(), power)
+    meter, why = opened(candidate("a", "wall", lambda: hangs), candidate("b", "board", lambda: breaks), root=tmp_path)
+    let_go.set()
+    assert meter.state == "estimated"
+    assert "a: the first read hung; is its device or command stuck?" in why
+    assert "b: ZeroDivisionError: in somebody's driver" in why
+    assert hangs.closed
+    assert breaks.closed
+
+
+# --- every source there is --------------------------------------------------------------------------------------------
+
+
+def test_every_source_is_asked_and_every_absent_one_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards.not_on_path(tmp_path, monkeypatch)
+    found = survey(PowerConfig(root=str(tmp_path)))
+    assert len(found) >= len(SOURCES)
+    names = {each.name.partition(":")[0] for each in found}
+    assert names == {"plug", "ina-hwmon", "jetson-sysfs", "jtop", "pi-pmic", "nvml", "rapl", "replay"}
+    ranks = [SCOPES.index(each.scope) for each in found]
+    assert ranks == sorted(ranks)
+    for each in found:
+        assert each.reason
+        assert each.available == (each.open is not None)
+
+
+def test_a_file_that_fails_to_look_does_not_keep_the_others_from_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(root: Path, settings: PowerConfig) -> list[Candidate]:
+        raise OSError("bus stuck")
+
+    broken.__module__ = "edge_agent.power.pi_pmic"
+    monkeypatch.setattr(discover, "SOURCES", (broken, *SOURCES[:1]))
+    found = survey(PowerConfig(root=str(tmp_path)))
+    assert ("pi-pmic", False, "could not be looked for: bus stuck") in [(f.name, f.available, f.reason) for f in found]
+    assert "plug" in {each.name for each in found}
+
+
+@pytest.mark.parametrize("wanted", ["auto", "jetson-sysfs"])
+def test_a_jetson_is_metered_by_its_input_rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    boards.not_on_path(tmp_path, monkeypatch)
+    boards.jetpack5(tmp_path, boards.ORIN_NANO)
+    config = PowerConfig(source=wanted, root=str(tmp_path))
+    offers = [each for each in survey(config) if not each.name.startswith("nvml")]  # of this machine, not of the root
+    meter, why = open_meter(config, lambda: 0.0, offers)
+    meter.stop()
+    assert (meter.source, meter.scope, meter.state) == ("jetson-sysfs", "module", "measured")
+    assert why.startswith("jetson-sysfs reads real power, scope module, domain ")
+
+
+def test_a_calibration_that_cannot_be_read_is_said_and_not_passed_over(tmp_path: Path) -> None:
+    bad = tmp_path / "calibration.json"
+    bad.write_text("{")
+    config = PowerConfig(source="ina", root=str(tmp_path), calibration=str(bad))
+    offer = candidate("ina", "board", lambda: source("ina", "board"))
+    with pytest.raises(PowerSourceError, match="is no calibration"):
+        open_meter(config, lambda: 0.0, [offer])
+
+
+def test_a_calibration_is_used_and_shown(tmp_path: Path) -> None:
+    fitted = calibration.Calibration(
+        source="ina", domain="board", reference="plug (plug:desk)", scope="wall", gain=1.2, offset_w=0.5, gain_low=1.1,
+        gain_high=1.3, residual_w=0.1, line_w=0.2, low_w=1.0, high_w=9.0, windows=20, reference_accuracy=Accuracy(0.01),
+    )  # fmt: skip
+    file = tmp_path / calibration.FILE
+    calibration.save(fitted, file)
+    offer = candidate("ina", "board", lambda: source("ina", "board"))
+    meter, _ = open_meter(PowerConfig(root=str(tmp_path), calibration=str(file)), lambda: 0.0, [offer])
+    meter.start()
+    power_w = meter.power_w()
+    meter.stop()
+    assert (meter.state, meter.scope, power_w) == ("calibrated", "wall", pytest.approx(6.5))
+    plain, _ = open_meter(PowerConfig(root=str(tmp_path)), lambda: 0.0, [offer])
+    plain.stop()
+    assert plain.state == "measured"

@@ -1,0 +1,169 @@
+"""Sums of figures, net joules, the tally of reports and the curve of a plug, against figures worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.power.base import Measurement
+from models.wire.job import JobSpec
+from models.wire.messages import (
+    EvaluateReport,
+    JobStatus,
+    OrderFailed,
+    OrderKey,
+    Phase,
+    PhaseEnergy,
+    Telemetry,
+)
+from tests.tools.energy_blocks import figure
+from tools.energy.curve import Curve
+from tools.energy.figures import comparable, idle_w, missing, net_j, total
+from tools.energy.meters import AgentReader
+from tools.energy.tally import Tally
+
+KEY = OrderKey("job", "split-0", 0, "pi-1", 0, "evaluate")
+
+
+def phase(name: Phase, energy_j: float | None, duration_s: float) -> PhaseEnergy:
+    state = "measured" if energy_j is not None else "missing"
+    return PhaseEnergy(name, duration_s, 0.0, energy_j, state, "plug", "wall", coverage=1.0, uncertainty_j=0.5)
+
+
+def report(key: OrderKey, *energy: PhaseEnergy) -> EvaluateReport:
+    return EvaluateReport(key, 1, (), (), 0, energy, 0, 0)
+
+
+def status(loss: float | None, state: str = "training") -> JobStatus:
+    return JobStatus("job", JobSpec("job", ("normal",)), state, "", (), loss, None, "missing", 0, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_sum_has_the_joules_time_and_uncertainty_of_its_parts() -> None:
+    found = total([figure(100.0, 10.0), figure(50.0, 30.0, coverage=0.5, flags=("throttled",))])
+    assert (found.energy_j, found.duration_s, found.uncertainty_j) == (150.0, 40.0, 1.5)
+    assert found.coverage == pytest.approx((10 + 15) / 40)
+    assert found.flags == ("throttled",)
+    assert found.n_samples == 400
+
+
+def test_a_missing_part_makes_a_sum_partial_and_never_zero() -> None:
+    found = total([figure(100.0, 10.0), missing("EIO", 10.0)])
+    assert (found.energy_j, found.state, found.coverage) == (100.0, "partial", 0.5)
+    assert "EIO" in found.reason
+    nothing = total([missing("EIO", 10.0), missing("EIO", 5.0)])
+    assert (nothing.energy_j, nothing.state) == (None, "missing")
+
+
+def test_net_is_gross_less_idle_watts_times_the_covered_time() -> None:
+    assert net_j(figure(100.0, 20.0), 2.0) == 60.0
+    assert net_j(figure(100.0, 20.0, coverage=0.5), 2.0) == 80.0
+    assert net_j(figure(30.0, 20.0), 2.0) == -10.0
+    assert net_j(missing("EIO", 20.0), 2.0) is None
+    assert net_j(figure(100.0, 20.0), None) is None
+
+
+def test_idle_watts_are_the_mean_of_both_sides_or_the_one_there_is() -> None:
+    assert idle_w(figure(120.0, 60.0), figure(180.0, 60.0)) == 2.5
+    assert idle_w(missing("gone", 60.0), figure(180.0, 60.0)) == 3.0
+    assert idle_w(missing("gone", 60.0), missing("gone", 60.0)) is None
+
+
+def test_estimates_and_other_scopes_are_not_compared() -> None:
+    assert comparable([figure(1.0, 1.0), figure(2.0, 1.0)]) == ""
+    assert "estimated" in comparable([figure(1.0, 1.0), figure(2.0, 1.0, state="estimated")])
+    assert "wall" in comparable([figure(1.0, 1.0), figure(2.0, 1.0, scope="wall")])
+
+
+def test_a_report_that_comes_twice_counts_once_and_other_jobs_never() -> None:
+    tally = Tally("job")
+    for _ in range(2):
+        tally.take(report(KEY, phase("evaluate", 10.0, 2.0), phase("wait", 3.0, 1.0)), 50.0)
+    tally.take(report(OrderKey("other", "split-0", 0, "pi-1", 0, "evaluate"), phase("wait", 99.0, 1.0)), 51.0)
+    tally.take(OrderFailed(KEY, "late", energy=(phase("wait", 5.0, 2.0),)), 60.0)
+    heard = tally.agents["pi-1"]
+    assert tally.energy_j() == 18.0
+    assert heard.reports == 2
+    assert {name: part.energy_j for name, part in heard.phases().items()} == {"wait": 8.0, "evaluate": 10.0}
+    assert (heard.start_s, heard.last_s) == (55.0, 60.0)
+
+
+def test_points_are_taken_when_the_loss_changes_with_the_joules_until_then() -> None:
+    tally = Tally("job")
+    tally.take(status(None), 1.0)
+    tally.take(report(KEY, phase("evaluate", 10.0, 2.0)), 2.0)
+    tally.take(status(0.9), 3.0)
+    tally.take(status(0.9), 4.0)
+    tally.take(status(0.7, "deployed"), 5.0)
+    assert tally.points == [(3.0, 0.9, 10.0), (5.0, 0.7, 10.0)]
+    assert tally.ended
+
+
+def watts(power_w: float) -> Curve:
+    def measure(start_s: float, end_s: float) -> Measurement:
+        seconds = end_s - start_s
+        return Measurement(
+            power_w * seconds, "measured", "plug", "wall", "plug:desk", seconds, 10, 1.0, 0.1, 0.01 * power_w * seconds
+        )
+
+    return Curve(measure, 100.0)
+
+
+def test_any_window_is_cut_out_of_the_pieces_without_losing_joules() -> None:
+    curve = watts(5.0)
+    for now_s in (103.0, 107.0, 120.0):
+        curve.advance(now_s)
+    assert curve.between(101.0, 118.0).energy_j == pytest.approx(85.0)
+    split = [curve.between(low, high).energy_j or 0.0 for low, high in ((101.0, 105.5), (105.5, 118.0))]
+    assert sum(split) == pytest.approx(85.0)
+    assert curve.between(101.0, 118.0).uncertainty_j == pytest.approx(0.85)
+
+
+def test_a_window_beyond_the_pieces_is_partial() -> None:
+    curve = watts(5.0)
+    curve.advance(110.0)
+    found = curve.between(105.0, 115.0)
+    assert (found.energy_j, found.state, found.coverage) == (25.0, "partial", 0.5)
+    assert curve.between(111.0, 115.0).state == "missing"
+    curve.forget(109.0)
+    assert curve.between(100.0, 110.0).state == "measured"  # one piece, kept as it reaches beyond
+
+
+class Told:
+    def __init__(self, *pieces: tuple[float, Telemetry]) -> None:
+        self._pieces = pieces
+
+    def told(self, agent: str, start_s: float, end_s: float) -> list[tuple[float, Telemetry]]:
+        return [(at_s, piece) for at_s, piece in self._pieces if start_s <= at_s <= end_s]
+
+
+class Now:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def piece(energy_j: float, duration_s: float, idle: bool = True) -> Telemetry:
+    return Telemetry("pi-1", "boot", 0.0, idle, phase("wait", energy_j, duration_s), None)
+
+
+async def reading(*pieces: tuple[float, Telemetry]) -> tuple[float | None, float, str, tuple[str, ...]]:
+    now = Now()
+    found = await AgentReader("pi-1", Told(*pieces), lambda: now.now_s, now.sleep).read(20.0)
+    return found.energy_j, found.duration_s, found.state, found.flags
+
+
+def test_idling_is_of_the_pieces_that_lie_in_the_time_and_of_no_others() -> None:
+    import asyncio
+
+    early, first, second, late = (
+        (102.0, piece(50, 5)),
+        (107.0, piece(10, 5)),
+        (112.0, piece(12, 5)),
+        (121.0, piece(9, 5)),
+    )
+    assert asyncio.run(reading(early, first, second, late)) == (22.0, 10.0, "measured", ())
+    worked = (112.0, piece(99, 5, idle=False))
+    assert asyncio.run(reading(first, worked)) == (10.0, 5.0, "measured", ("worked_meanwhile",))
+    assert asyncio.run(reading(worked))[2] == "missing"
+    assert asyncio.run(reading())[2] == "missing"

@@ -1,0 +1,163 @@
+"""What is made of blocks: means, paired differences, joules to a loss, agreement with plugs, and what is withheld."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.tools.energy_blocks import REAL, block, figure, write_tiny
+from tools.energy.alerts import alerts
+from tools.energy.analysis import agreements, analyse, ways
+from tools.energy.block_record import Block, write_block
+from tools.energy.order import blocks as order
+from tools.energy.spec import Comparison, load_comparison
+from tools.energy.tables import REPLAY, report_of
+from tools.energy.write import NothingToReportError, write_report
+
+TRAIN = {"all-in-one": (100.0, 130.0, 160.0), "mas": (80.0, 108.0, 144.0)}
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Comparison:
+    path = tmp_path / "night.toml"
+    path.write_text(REAL)
+    return load_comparison(path)
+
+
+@pytest.fixture
+def found() -> list[Block]:
+    return [block(name, repeat, train_j=j) for name, joules in TRAIN.items() for repeat, j in enumerate(joules)]
+
+
+def way(blocks: list[Block], key: str):  # type: ignore[no-untyped-def]
+    result = analyse(blocks, ["all-in-one", "mas"], None)
+    return result, next(each for each in ways(result) if each.key == key)
+
+
+def test_differences_are_paired_by_repeat(found: list[Block]) -> None:
+    result, gross = way(found, "boards_gross_j")
+    difference = result.difference("mas", "all-in-one", gross)
+    assert difference is not None
+    assert difference.n == 3
+    assert difference.mean == pytest.approx(-58 / 3)
+    mean = result.mean("all-in-one", gross)
+    assert mean is not None
+    assert mean.mean == pytest.approx(150.0)
+    # -20, -22, -16: each pair is alike although the repeats lie far apart
+    assert difference.high is not None
+    assert difference.high < 0
+    assert mean.high is not None
+    assert mean.high - mean.mean > 60
+
+
+def test_net_is_less_the_blocks_own_idle_watts(found: list[Block]) -> None:
+    result, net = way(found, "boards_net_j")
+    assert result.values("mas", net) == {0: 40.0, 1: 68.0, 2: 104.0}  # less 2 W x 30 s
+    result, wall = way(found, "plug_net_j")
+    assert result.values("mas", wall)[0] == pytest.approx(100 * 1.2 + 4 - 2.4 * 32)
+
+
+def test_joules_to_a_loss_are_those_of_the_first_evaluation_at_it(found: list[Block]) -> None:
+    result, to_target = way(found, "boards_to_target_j")
+    assert result.target == 1.0
+    assert result.values("mas", to_target) == {0: 80.0, 1: 108.0, 2: 144.0}
+    easier = analyse(found, ["all-in-one", "mas"], 2.0)
+    assert easier.values("mas", next(each for each in ways(easier) if each.key == "boards_to_target_j"))[0] == 40.0
+    never = analyse(found, ["all-in-one", "mas"], 0.5)
+    assert never.values("mas", next(each for each in ways(never) if each.key == "boards_to_target_j")) == {}
+
+
+def test_a_board_that_was_estimated_once_is_not_compared(real: Comparison, found: list[Block]) -> None:
+    device = found[0].devices[0]
+    guessed = {"train": figure(100.0, 20.0, state="estimated"), "wait": figure(20.0, 10.0, state="estimated")}
+    changed = msgspec.structs.replace(found[0], devices=(msgspec.structs.replace(device, phases=guessed),))
+    result = analyse([changed, *found[1:]], ["all-in-one", "mas"], None)
+    assert "estimated" in result.withheld
+    report = report_of(real.spec, result)
+    cells = [
+        cell for table in report.tables if table.title == "Paired differences" for row in table.rows for cell in row
+    ]
+    assert not any("boards" in cell for cell in cells)
+    assert any("plug" in cell for cell in cells)
+
+
+def test_what_covers_too_little_is_in_no_mean_and_said(real: Comparison, found: list[Block]) -> None:
+    device = found[0].devices[0]
+    holed = {**device.phases, "train": figure(60.0, 20.0, state="partial", coverage=0.6)}
+    changed = msgspec.structs.replace(found[0], devices=(msgspec.structs.replace(device, phases=holed),))
+    result, gross = way([changed, *found[1:]], "boards_gross_j")
+    assert sorted(result.values("all-in-one", gross)) == [1, 2]
+    assert any("cover" in line and "in no mean" in line for line in alerts(real.spec, result))
+
+
+def test_void_and_failed_blocks_do_not_count_and_are_named(real: Comparison, found: list[Block]) -> None:
+    void = msgspec.structs.replace(found[0], state="void", reason="pi-1 went from power mode '15W' to '7W'")
+    result, gross = way([void, *found[1:]], "boards_gross_j")
+    difference = result.difference("mas", "all-in-one", gross)
+    assert difference is not None
+    assert difference.n == 2
+    report = report_of(real.spec, result)
+    assert any("7W" in line for line in report.alerts)
+    assert any("all-in-one: 2 of 5 repeats count" in line for line in report.short)
+
+
+def test_the_plug_is_set_beside_the_boards_over_the_same_time(found: list[Block]) -> None:
+    entries = agreements(found)
+    assert len(entries) == 6
+    assert all(entry.ratio == pytest.approx(1.2) and entry.within is False for entry in entries)
+
+
+def test_time_without_work_is_filled_with_idle_watts(found: list[Block]) -> None:
+    plug = found[0].plugs[0]
+    longer = msgspec.structs.replace(plug, shared=figure(164.0, 40.0, scope="wall"))
+    (entry,) = agreements([msgspec.structs.replace(found[0], plugs=(longer,))])
+    assert (entry.filled_j, entry.boards_j, entry.plug_j) == (20.0, 140.0, 164.0)
+
+
+def test_idle_watts_that_move_and_short_windows_are_said(real: Comparison, found: list[Block]) -> None:
+    device = msgspec.structs.replace(
+        found[0].devices[0],
+        idle_after=figure(150.0, 60.0),
+        phases={"train": figure(100.0, 5.0)},
+    )
+    lines = alerts(real.spec, analyse([msgspec.structs.replace(found[0], devices=(device,))], ["all-in-one"], None))
+    assert any("moved by +25 %" in line for line in lines)
+    assert any("50 samples, fewer than the 100" in line for line in lines)
+
+
+def test_report_files_carry_state_scope_coverage_and_uncertainty(
+    real: Comparison, found: list[Block], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(NothingToReportError):
+        write_report(real, out)
+    for slot, each in zip(order(["all-in-one", "mas"], 3, 0), found, strict=True):
+        write_block(out, slot.folder, msgspec.structs.replace(each, fingerprint=real.fingerprint()), {"job": "x"})
+    files = write_report(real, out)
+    rows = list(csv.DictReader(io.StringIO(files.figures_csv.read_text())))
+    train = next(row for row in rows if row["what"] == "train" and row["scheme"] == "mas" and row["repeat"] == "1")
+    assert (train["energy_j"], train["state"], train["scope"], train["coverage"], train["uncertainty_j"]) == (
+        "80.0", "measured", "module", "1.0", "0.8",
+    )  # fmt: skip
+    told = json.loads(files.json.read_text())
+    assert told["replayed"] is False
+    assert told["schemes"]["mas"]["boards_gross_j"]["n"] == 3
+    page = files.html.read_text()
+    assert "Plug beside boards" in page
+    assert REPLAY not in page
+    assert "<svg" in page
+    assert "paired" in files.markdown.read_text()
+
+
+def test_every_table_of_a_replay_says_so(tmp_path: Path, found: list[Block]) -> None:
+    tiny = load_comparison(write_tiny(tmp_path))
+    named = [msgspec.structs.replace(each, scheme=each.scheme.replace("mas", "mas-2"), replayed=True) for each in found]
+    report = report_of(tiny.spec, analyse(named, ["all-in-one", "mas-2"], None))
+    assert report.label == REPLAY
+    assert report.tables
+    assert all(REPLAY in table.title for table in report.tables)

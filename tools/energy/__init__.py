@@ -1,0 +1,1 @@
+"""`mas energy compare`: schemes compared in joules on real boards, by a protocol that is written down and checked."""

@@ -1,0 +1,206 @@
+"""A comparison's report as tables of text, the same for HTML and Markdown. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from tools.energy.alerts import alerts
+from tools.energy.analysis import (
+    Result,
+    Way,
+    boards,
+    phase,
+    phase_net_j,
+    plugs,
+    ways,
+    whole_j,
+)
+from tools.energy.block_record import Block
+from tools.energy.figure_tables import (
+    Table,
+    agreement_table,
+    amount,
+    blocks_table,
+    figures_table,
+    idle_table,
+    share,
+)
+from tools.energy.spec import CompareSpec, shortfalls
+from tools.experiment.report.stats import Interval, interval
+from tools.report.words import DASH, task_label
+
+REPLAY = "replay: not this machine's energy"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a page says. `label` is over every table of a replay, `short` where the protocol was not kept."""
+
+    name: str
+    headline: str
+    label: str
+    short: tuple[str, ...]
+    alerts: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[Table, ...]
+
+
+def report_of(spec: CompareSpec, result: Result) -> Report:
+    """The report of what has ended so far."""
+    replayed = spec.local is not None or any(block.replayed for block in result.blocks)
+    label = REPLAY if replayed else ""
+    found = [_schemes(result), _pairs(result), _phases(result), figures_table(result), idle_table(result)]
+    if result.has_plugs:
+        found.append(agreement_table(result))
+    found += [_losses(result), blocks_table(result)]
+    titled = [
+        Table(f"{table.title} ({label})" if label else table.title, table.note, table.head, table.rows)
+        for table in found
+        if table.rows
+    ]
+    short = (*shortfalls(spec), *_fewer(spec, result))
+    return Report(
+        spec.name, headline(result), label, short, tuple(alerts(spec, result)), _facts(spec, result), tuple(titled)
+    )
+
+
+def headline(result: Result) -> str:
+    """What came out, in a sentence: the first scheme against each other, by the best way there is."""
+    way = ways(result)[0]
+    base = result.schemes[0]
+    parts = []
+    for other in result.schemes[1:]:
+        found = None if _is_withheld(result, way) else result.ratio(other, base, way)
+        if found is None:
+            parts.append(f"{other} cannot be compared with {base}")
+            continue
+        said = f"{other} took {found.mean:.2f}"
+        said += f" [{found.low:.2f}, {found.high:.2f}]" if found.low is not None and found.high is not None else ""
+        parts.append(f"{said} of {base}'s joules ({way.title})")
+    return "; ".join(parts) + "."
+
+
+def _fewer(spec: CompareSpec, result: Result) -> list[str]:
+    return [
+        f"{scheme}: {len(result.done(scheme))} of {spec.protocol.repeats} repeats count"
+        for scheme in result.schemes
+        if len(result.done(scheme)) < spec.protocol.repeats
+    ]
+
+
+def _facts(spec: CompareSpec, result: Result) -> tuple[tuple[str, str], ...]:
+    protocol = spec.protocol
+    first = result.blocks[0] if result.blocks else None
+    where = f"fleet {spec.fleet.name}" if spec.fleet else "a fleet on this machine, on replayed traces"
+    cool = "none" if protocol.cool_to_c is None else f"to {protocol.cool_to_c:g} °C"
+    modes = sorted(
+        {
+            f"{device.agent}: {device.boards[0].power_mode}"
+            for block in result.blocks
+            for device in block.devices
+            if device.boards and device.boards[0].power_mode
+        }
+    )
+    target = DASH if result.target is None else f"{result.target:.4f} ({result.target_said})"
+    return (
+        ("where", where),
+        ("repeats", f"{protocol.repeats}, order by Williams' design, seed {protocol.seed}"),
+        ("each block", f"cool-down {cool}, {protocol.warmup_rounds} warm-up rounds, "
+         f"idle {protocol.idle_s:g} s before and after, {protocol.settle_s:g} s of peace before each"),
+        ("power modes", ", ".join(modes) or "no board tells one"),
+        ("target loss", target),
+        ("intervals", "95 %, Student's t over repeats; differences are paired by repeat"),
+        ("versions", ", ".join(f"{name} {is_}" for name, is_ in first.versions.items()) if first else DASH),
+    )  # fmt: skip
+
+
+def _is_withheld(result: Result, way: Way) -> bool:
+    return bool(result.withheld) and way.key.startswith("boards")
+
+
+def _schemes(result: Result) -> Table:
+    every = ways(result)
+    rows = []
+    for scheme in result.schemes:
+        cells = [DASH if _is_withheld(result, way) else amount(result.mean(scheme, way), way.unit) for way in every]
+        rows.append((scheme, str(len(result.done(scheme))), *cells, _meter_error(result.done(scheme))))
+    note = (
+        "Mean over repeats with its 95 % interval. Gross: everything drawn while the job ran; net: less the idle watts "
+        "of the same block times the same time. Boards: what their own meters saw from each board's first order to its "
+        "last report. "
+        + (f"The boards' joules are withheld: {result.withheld}. " if result.withheld else "")
+        + (
+            f"The boards are unlike, so their sum is of no one scope or kind: {result.caveat}. "
+            if result.caveat
+            else ""
+        )
+        + "Meter: how far off the gross figure may be in all repeats alike, which no repetition shows."
+    )
+    return Table("Schemes", note, ("scheme", "repeats", *(way.title for way in every), "meter"), tuple(rows))
+
+
+def _meter_error(blocks: Sequence[Block]) -> str:
+    found = []
+    for name, figures in (("plug", [plugs(b) for b in blocks if b.plugs]), ("boards", [boards(b) for b in blocks])):
+        known = [f for f in figures if f.energy_j and f.uncertainty_j is not None]
+        if known and len(known) == len(figures):
+            share = math.fsum(f.uncertainty_j / f.energy_j for f in known if f.uncertainty_j and f.energy_j)
+            found.append(f"{name} ±{share / len(known) * 100:.1f} %")
+    return ", ".join(found) or "not known"
+
+
+def _pairs(result: Result) -> Table:
+    rows = []
+    for second, first in combinations(result.schemes, 2):
+        for way in ways(result):
+            if _is_withheld(result, way):
+                continue
+            difference = result.difference(first, second, way)
+            if difference is None:
+                continue
+            ratio = result.ratio(first, second, way) if way.unit else None
+            verdict = _verdict(difference)
+            row = (f"{first} − {second}", way.title, amount(difference, way.unit, sign=True), share(ratio))
+            rows.append((*row, str(difference.n), verdict))
+    note = "Differences within each repeat, then their mean and 95 % interval; below zero, the first takes less."
+    head = ("pair", "by", "difference", "ratio", "pairs", "")
+    return Table("Paired differences", note, head, tuple(rows))
+
+
+def _verdict(found: Interval) -> str:
+    if found.low is None or found.high is None:
+        return "one pair: no interval"
+    return "less" if found.high < 0 else "more" if found.low > 0 else "not separated"
+
+
+def _phases(result: Result) -> Table:
+    rows = []
+    for scheme in result.schemes if not result.withheld else ():
+        for name in result.phases():
+            gross = Way(name, name, "J", lambda block, name=name: whole_j(phase(block, name)))  # type: ignore[misc]
+            net = Way(name, name, "J", lambda block, name=name: phase_net_j(block, name))  # type: ignore[misc]
+            time = [f.duration_s for b in result.done(scheme) if (f := phase(b, name)) is not None]
+            if time:
+                seconds = amount(interval(time), "s")
+                rows.append((scheme, name, amount(result.mean(scheme, gross), "J"),
+                             amount(result.mean(scheme, net), "J"), seconds))  # fmt: skip
+    note = (
+        "Over all boards, by their own meters. Seconds are device-seconds: two boards that wait 5 s wait 10 s. "
+        "Waiting is real energy: a board that waits for the slowest draws its idle watts."
+    )
+    return Table("Energy by phase", note, ("scheme", "phase", "gross", "net", "device time"), tuple(rows))
+
+
+def _losses(result: Result) -> Table:
+    tasks = list(dict.fromkeys(task for block in result.blocks for task in block.losses))
+    rows = []
+    for scheme in result.schemes:
+        done = result.done(scheme)
+        cells = [amount(interval([b.losses[task] for b in done if task in b.losses]), "") for task in tasks]
+        if done:
+            rows.append((scheme, *cells))
+    note = "Held-out losses of the deployed models, mean over repeats. Fewer joules for a worse model are none saved."
+    return Table("Quality reached", note, ("scheme", *(task_label(task) for task in tasks)), tuple(rows))
