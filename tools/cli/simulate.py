@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edge_agent.config import PowerConfig
 from tools.cli.errors import fail, failing_on
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def simulate_command(
     precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16 (autocast).")] = "fp32",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core without it.")] = None,
     ray: Annotated[str, typer.Option("--ray", help='A Ray cluster\'s address, or "local".')] = "",
-    watts_per_core: Annotated[float, typer.Option("--watts-per-core", min=0.0, help="For the joules' estimate.")] = 3.0,
+    watts_per_core: Annotated[
+        float, typer.Option("--watts-per-core", min=0.0, help="For the joules' estimate.")
+    ] = PowerConfig().watts_per_core,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
@@ -212,21 +215,23 @@ def _progress(hidden: bool) -> Iterator[Callable[[Progress], None] | None]:
 def _bar(console: Any) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from tools.simulate.text import duration, line
+    from tools.report.words import elapsed
+    from tools.simulate.text import line
 
     columns = (BarColumn(bar_width=24), TextColumn("{task.fields[time]}"), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as bar:
         row = bar.add_task("starting", total=1.0, time="")
 
         def tell(now: Any) -> None:
-            left = "" if now.left_s is None else f", {duration(now.left_s)} left"
-            bar.update(row, completed=now.share, description=line(now), time=f"{duration(now.elapsed_s)}{left}")
+            left = "" if now.left_s is None else f", {elapsed(now.left_s)} left"
+            bar.update(row, completed=now.share, description=line(now), time=f"{elapsed(now.elapsed_s)}{left}")
 
         yield tell
 
 
 def _lines() -> Callable[[Progress], None]:
-    from tools.simulate.text import duration, line
+    from tools.report.words import elapsed
+    from tools.simulate.text import line
 
     told = -1
 
@@ -234,7 +239,7 @@ def _lines() -> Callable[[Progress], None]:
         nonlocal told
         if (tenth := int(now.share * _TENTHS)) > told:
             told = tenth
-            left = "" if now.left_s is None else f", {duration(now.left_s)} left"
-            typer.echo(f"{duration(now.elapsed_s)}{left}  {line(now)}", err=True)
+            left = "" if now.left_s is None else f", {elapsed(now.left_s)} left"
+            typer.echo(f"{elapsed(now.elapsed_s)}{left}  {line(now)}", err=True)
 
     return tell
