@@ -61,6 +61,18 @@ def test_every_fault_of_the_settings_is_named_at_once() -> None:
     assert len(error.value.faults) >= 4
 
 
+def test_names_that_do_not_exist_are_told_beside_faults_that_keep_a_job_from_being_made() -> None:
+    with pytest.raises(ConfigError) as caught:
+        job_spec(None, {"tasks": "sdq", "scheme": "foo", "network": "bar"}, ["train.lrr=3"])
+    told = "\n".join(caught.value.faults)
+    for part in ("unknown task 'sdq'", "train.lrr", "unknown network 'bar'", "unknown scheme 'foo'"):
+        assert part in told
+    with pytest.raises(ConfigError, match="no option 'k'"):
+        job_spec(None, {"tasks": "sdq"}, ["options.k=2"])
+    with pytest.raises(ConfigError, match="scheme"):
+        job_spec(None, {}, ['scheme=["mas"]'])
+
+
 def test_clients_are_one_to_a_building_unless_fewer_are_asked_for() -> None:
     assert len(arrange_clients(PACK, None)) == 12
     four = arrange_clients(PACK, 4)
