@@ -121,6 +121,21 @@ def test_faults_of_the_data_end_with_1_before_anything_is_trained(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("somebody else's")
+    result = run("--rounds", "2", "--out", str(taken))
+    assert result.exit_code == 2
+    assert "cannot be written to" in result.output
+    assert taken.read_text() == "somebody else's"
+
+
+def test_half_a_client_more_than_there_are_is_told_before_anything_is_trained() -> None:
+    result = run("--scheme", "all-in-one", "--rounds", "1", "--clients", "2", "--set", "clients_per_round=5")
+    assert result.exit_code == 2
+    assert "a round needs 3 clients of 5, but there are 2" in result.output
+
+
 # --- whole runs ---------------------------------------------------------------------------------------------------
 
 

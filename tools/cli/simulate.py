@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,7 @@ def simulate_command(
     root, fleet = _clients(data, clients, _names(train), _names(test), data_format)
     order = _arrivals(arrivals)
     _check(spec, root, fleet, quiet or as_json)
+    _make_ready(out)
     from tools.simulate.executors import open_executor
     from tools.simulate.pool import ExecutorError
 
@@ -109,6 +111,8 @@ def _clients(
     from tools.simulate.settings import arrange_clients
 
     root = PACK if data is None else data
+    if not root.exists():
+        raise fail(f"{root} does not exist; name the dataset's folder", 2)
     try:
         plans = arrange_clients(root, count, train, test)
     except PlanError as error:
@@ -164,6 +168,20 @@ def _simulate(
     with failing_on(SimulationError, ArrivalsError, ExecutorError, InventoryError):
         meter = meter_for(executor.device, watts_per_core)
         return simulate(spec, fleet, executor, arrivals=order, progress=tell, meter=meter)
+
+
+def _make_ready(out: Path | None) -> None:
+    """A folder that cannot be written to is told before the training, not after it."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise fail(
+            f"{out} cannot be written to: {error.strerror or error}; name another folder with --out", 2
+        ) from error
 
 
 def _write(out: Path | None, done: Simulation, bundles: bool) -> None:

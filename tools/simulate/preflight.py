@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def settings_faults(spec: JobSpec, clients: int) -> list[str]:
     elif NETWORKS[spec.network].vector_head is None:
         whole = [task for task in spec.tasks if task in TASKS and TASKS[task].kind == "vector"]
         faults += [f"network {spec.network} has no head for {task}, a task of the whole picture" for task in whole]
-    needed = max(1, round(spec.quorum * spec.clients_per_round))
+    needed = max(1, math.ceil(spec.quorum * spec.clients_per_round - 1e-9))  # as the coordinator counts
     if clients < needed:
         faults.append(f"a round needs {needed} clients of {spec.clients_per_round}, but there are {clients}")
     return faults
