@@ -2,8 +2,8 @@
 
 Back-pressure: an agent sends nothing before it is asked, and only `fetches_at_once` updates are asked for at a time,
 each a few chunks ahead (`Route.ahead`). All others wait where they are, on the agents' disks. What waits here are
-reports, one for each order at most, as bytes: a task is begun for those whose turn it is and for no other, so that a
-thousand that wait take about a megabyte. Beyond `MOST_WAITING` a report is dropped, and its order is sent again when
+reports, one for each order at most, on disk (`Shelf`): a task is begun for those whose turn it is and for no other.
+Beyond `MOST_WAITING` a report is dropped, and its order is sent again when
 it comes to its turn (the agent is heard of again, or the deadline passes). An agent that falls silent for `PATIENCE_S`
 goes to the end of the queue, and so does an update for which there is no room. No deadline passes for an order while
 its update waits for us; once its agent was silent it has its full time once more.
@@ -31,6 +31,7 @@ from aggregator.guard import Kind
 from aggregator.keeper import Keeper
 from aggregator.norms import Norms
 from aggregator.room import NoRoom, Room
+from aggregator.shelf import Shelf
 from models.link.base import Drops, LinkError
 from models.link.transfer import BlobExchange, BlobStalled, BlobUnavailable, Route
 from models.wire import messages
@@ -105,7 +106,7 @@ class Intake:
         self._keeper, self._effects, self._room, self._drops, self._helpers = keeper, effects, room, drops, helpers
         self._clock = clock
         self._norms = Norms(config.guard.max_norm_ratio)
-        self._waiting: dict[messages.OrderKey, bytes] = {}
+        self._waiting: Shelf[messages.OrderKey] = Shelf(keeper.folder)
         self._in_hand: set[messages.OrderKey] = set()
         #: Those of whose update something may be here, although they wait again.
         self._begun: set[messages.OrderKey] = set()
@@ -138,7 +139,7 @@ class Intake:
         if len(self) >= MOST_WAITING:
             self._drops.count("too many updates wait", f"{key.agent}, job {key.job}")
             return False
-        self._waiting[key] = self._encoder.encode(report)
+        self._waiting.put(key, self._encoder.encode(report))
         self._floor.apply(ReportHere(key))
         self.look_again()
         return True
@@ -147,9 +148,9 @@ class Intake:
         """Begin with those whose turn it is, as many as the hands that there are now allow."""
         limit = max(self._config.fetches_at_once, self._helpers.hands())
         while self._waiting and len(self._in_hand) < limit:
-            key = next(iter(self._waiting))
+            key, report = self._waiting.pop()
             self._in_hand.add(key)
-            self._floor.errand(self._bring(key, self._waiting.pop(key)))
+            self._floor.errand(self._bring(key, report))
 
     async def _bring(self, key: messages.OrderKey, waited: bytes) -> None:
         """One turn of a report. What has come of its update is kept until it is known what becomes of it."""
@@ -160,7 +161,7 @@ class Intake:
         verdict = await self._one_turn(report)
         self._in_hand.discard(key)
         if verdict is None:
-            self._waiting[key] = waited  # behind all others
+            self._waiting.put(key, waited)  # behind all others
         else:
             self._begun.discard(key)
             self._judge(report, verdict)

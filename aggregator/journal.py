@@ -19,6 +19,7 @@ import msgspec
 from aggregator.coordinator.events import AnyEvent
 from aggregator.coordinator.state import State
 from aggregator.database import Database, JournalError, Row
+from aggregator.reread import Rereader
 from models.wire.finite import without_number
 
 __all__ = ["EVENTS_KEPT", "SCHEMA_VERSION", "Journal", "JournalError"]
@@ -39,6 +40,7 @@ class Journal:
         self._decoder = msgspec.msgpack.Decoder(AnyEvent)
         self._state_decoder = msgspec.msgpack.Decoder(State)
         self._encoder = msgspec.msgpack.Encoder()
+        self._rereader = Rereader()
         self._database = Database(url, SCHEMA_VERSION)
         self._kept = self._database.last_state
         self._seq = max(self._database.last_event, self._kept)
@@ -104,16 +106,15 @@ class Journal:
         large.
         """
         self._tried = self._seq
-        body = self._encoder.encode(state)
         try:
-            back = self._state_decoder.decode(body)
+            same = self._rereader.comes_back(state, State)
         except msgspec.MsgspecError as error:
             log.error("the journal keeps all its events: its state cannot be read back (%s)", error)
             return False
-        if back != state:
+        if not same:
             log.error("the journal keeps all its events: its state is another one when read back (%s)", _unlike(state))
             return False
-        self._database.put_state(Row(self._seq, at_s, body))
+        self._database.put_state(Row(self._seq, at_s, self._encoder.encode(state)))
         self._kept = self._seq
         return True
 

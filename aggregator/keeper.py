@@ -11,6 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from models.link.transfer import BlobExchange
 from models.wire.blobstore import BlobStore, BlobStoreError
@@ -35,6 +36,11 @@ class Keeper:
         self._at_work: Counter[str] = Counter()
         self._let_go: set[str] = set()
         self._records: deque[str] = deque()
+
+    @property
+    def folder(self) -> Path:
+        """Where the blobs are, on a real disk: a folder for temporary files may be memory itself."""
+        return self._store.root
 
     def offer_for(self, order: TrainOrder | EvaluateOrder | DeployOrder | UnmaskOrder) -> None:
         """Serve every blob that an order names; many orders share one blob, which is published once for all."""

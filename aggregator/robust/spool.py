@@ -6,13 +6,12 @@ The file has no name and goes with the process, however that ends: what was in i
 from __future__ import annotations
 
 import os
-import tempfile
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from aggregator.nameless import nameless_file
 from aggregator.robust.sorting import Floats
 
 _ITEM_BYTES = 4
@@ -26,9 +25,7 @@ class Spool:
 
     def __init__(self, width: int, folder: Path | None = None) -> None:
         self.width = width
-        self._file, name = tempfile.mkstemp(prefix="mas-round-", dir=folder)
-        weakref.finalize(self, os.close, self._file)
-        os.unlink(name)
+        self._file = nameless_file(self, folder)
 
     def write(self, row: int, pieces: Iterable[Floats]) -> None:
         """Put a row in its place, given as arrays that follow each other."""
