@@ -71,6 +71,10 @@ class JournalError(Exception):
     """The journal cannot be opened, read or written; the message says what to do."""
 
 
+class NewerJournal(JournalError):
+    """A journal that only a newer program can read."""
+
+
 class InUse(JournalError):
     """Another process writes this journal."""
 
@@ -109,7 +113,7 @@ class Database:
     """The tables, and the lock that makes this process their only writer. Not thread-safe."""
 
     def __init__(self, url: str, version: int, retry_s: float = _RETRY_S) -> None:
-        """Open or create. Older versions become `version`; InUse, or JournalError for a newer one or any other
+        """Open or create. Older versions become `version`; NewerJournal, InUse, or JournalError for any other
         fault."""
         self._retry_s = retry_s
         self._lock: IO[str] | None = None
@@ -216,7 +220,7 @@ def _adopt(connection: sa.Connection, version: int) -> None:
     if sa.inspect(connection).has_table(_ABOUT.name):
         found = connection.execute(sa.select(_ABOUT.c.value).where(named)).scalar()
     if found is not None and not 1 <= found <= version:
-        raise JournalError(
+        raise NewerJournal(
             f"the journal has schema version {found}, this program knows {version}: "
             "run the version of mas-edge that wrote it, or choose another store"
         )

@@ -18,11 +18,11 @@ import msgspec
 
 from aggregator.coordinator.events import AnyEvent
 from aggregator.coordinator.state import State
-from aggregator.database import Database, JournalError, Row
+from aggregator.database import Database, JournalError, NewerJournal, Row
 from aggregator.reread import Rereader
 from models.wire.finite import without_number
 
-__all__ = ["EVENTS_KEPT", "SCHEMA_VERSION", "Journal", "JournalError"]
+__all__ = ["EVENTS_KEPT", "SCHEMA_VERSION", "Journal", "JournalError", "NewerJournal"]
 
 log = logging.getLogger(__name__)
 #: Raised with every change that an older program could not read. Older ones are read, and have this number then.

@@ -27,7 +27,7 @@ from aggregator.effects import Effects
 from aggregator.guard import Guard
 from aggregator.guard_memory import FILE, Memory
 from aggregator.intake import Intake
-from aggregator.journal import EVENTS_KEPT, Journal, JournalError
+from aggregator.journal import EVENTS_KEPT, Journal, JournalError, NewerJournal
 from aggregator.keeper import Keeper
 from aggregator.outbox import WINDOW, Letter, Outbox, Postman
 from aggregator.reception import Reception, Tools
@@ -243,5 +243,5 @@ def main(config: AggregatorConfig, verbose: bool = False) -> int:
             await service.run(stop)
             return not service.failed
 
-    expected = (JournalError, BadBrokerUrl, BlobStoreError, TopicError, IdentityError, RegistryError, *SEALING_ERRORS)
-    return run_service("aggregator", state_dir, verbose, serve, expected)
+    expected = (JournalError, BlobStoreError, IdentityError, RegistryError, *SEALING_ERRORS)
+    return run_service("aggregator", state_dir, verbose, serve, expected, (NewerJournal, BadBrokerUrl, TopicError))

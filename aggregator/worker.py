@@ -178,6 +178,5 @@ def main(config: AggregatorConfig, name: str, verbose: bool = False) -> int:
     async def serve(stop: asyncio.Event) -> bool:
         return await Worker(config, name).run(stop)
 
-    return run_service(
-        "worker of that name", lock_dir, verbose, serve, (BadBrokerUrl, BlobStoreError, TopicError, *SEALING_ERRORS)
-    )
+    expected = (BlobStoreError, *SEALING_ERRORS)
+    return run_service("worker of that name", lock_dir, verbose, serve, expected, (BadBrokerUrl, TopicError))

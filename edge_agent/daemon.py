@@ -33,7 +33,7 @@ from edge_agent.power.base import Meter, PowerSourceError
 from edge_agent.power.calibration import kept_in
 from edge_agent.power.discover import open_meter
 from edge_agent.snapshot import StatusBoard
-from edge_agent.state_dir import StateDirError, check_version, prepare
+from edge_agent.state_dir import NewerState, StateDirError, check_version, prepare
 from edge_agent.telemetry import Teller
 from edge_agent.trainer.protocol import Step
 from edge_agent.trainer_process import TrainerProcess, trainer_setup
@@ -230,13 +230,11 @@ def main(config: AgentConfig, verbose: bool = False) -> int:
     expected = (
         InventoryError,
         PowerSourceError,
-        BadBrokerUrl,
         IdentityError,
         BlobStoreError,
-        TopicError,
         bundle.BundleError,
         BudgetError,
         StateDirError,
         *IDENTITY_ERRORS,
     )
-    return run_service("agent", state_dir, verbose, serve, expected)
+    return run_service("agent", state_dir, verbose, serve, expected, (NewerState, BadBrokerUrl, TopicError))

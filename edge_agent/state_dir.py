@@ -23,8 +23,12 @@ class StateDirError(Exception):
     """A state directory that cannot be used; the text says why and what to do."""
 
 
+class NewerState(StateDirError):
+    """A state directory of a newer release."""
+
+
 def check_version(state_dir: Path) -> None:
-    """Raises StateDirError for a directory of a newer release, in which nothing is touched."""
+    """Raises NewerState for a directory of a newer release, in which nothing is touched, and StateDirError."""
     try:
         said = (state_dir / _FILE).read_text().strip()
     except FileNotFoundError:
@@ -32,7 +36,7 @@ def check_version(state_dir: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise StateDirError(f"{state_dir / _FILE} cannot be read: {error}; check its permissions") from error
     if not said.isdecimal() or int(said) > VERSION:
-        raise StateDirError(
+        raise NewerState(
             f"{state_dir} is of format {said[:40]!r}, this release knows {VERSION}: install the release that wrote it, "
             "or name another folder in state_dir"
         )

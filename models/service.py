@@ -62,10 +62,12 @@ def run_service(
     verbose: bool,
     serve: Callable[[asyncio.Event], Awaitable[bool]],
     expected: tuple[type[Exception], ...],
+    lasting: tuple[type[Exception], ...] = (),
 ) -> int:
     """Run `serve` until SIGTERM or SIGINT sets its event; the exit code of the process, 1 when it returns False.
 
     `expected` errors, and a state directory that another process uses, are logged without a traceback: exit code 1.
+    So are `lasting` ones, which no further start mends: exit code 2, at which systemd leaves the service alone.
     """
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
@@ -95,6 +97,9 @@ def run_service(
         log.error("cannot run: another %s uses %s", what, state_dir)
     except OSError as error:
         log.error("cannot run: %s", error)
+    except lasting as error:
+        log.error("cannot run: %s", error)
+        return 2
     except expected as error:
         log.error("cannot run: %s", error)
     return 1
