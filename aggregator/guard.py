@@ -53,6 +53,9 @@ _LONGEST_WORD = 64
 _LONGEST_REASON = 300
 #: A device that was silent may send so many seconds' worth at once: what waited while the link was away.
 BURST_S = 10.0
+#: How often buckets that are full again are let go of.
+_LOOK_S = 1.0
+_ROUNDING = 1e-6
 _WIRE_FAULTS: dict[str, Kind] = {
     "Malformed": "malformed",
     "Oversized": "oversized",
@@ -103,12 +106,6 @@ class Tally:
     held_at: list[float] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at_s: float
-
-
 class Guard:
     """Counts, limits and judges. `clock` is the aggregator's, in seconds since the epoch; `timer` is never set."""
 
@@ -127,7 +124,9 @@ class Guard:
         self._clock, self._timer = clock, timer
         self._held = HELD_OF_PROVEN if proven else HELD
         self._tallies: OrderedDict[str, Tally] = OrderedDict()
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        #: When the bucket of each device will be full again, on `timer`; what is not there is full.
+        self._full_at_s: dict[str, float] = {}
+        self._look_at_s = 0.0
         self._due: dict[str, str] = {}
         #: How often something was counted, so that one sees whether there is more to keep.
         self.counted = 0
@@ -151,21 +150,17 @@ class Guard:
     def passes(self, agent: str) -> bool:
         """Whether one more message of this device is within its rate; one that is not is counted, and to be dropped."""
         rate, now_s = self.config.messages_per_s, self._timer()
+        if now_s >= self._look_at_s:
+            self._look_at_s = now_s + _LOOK_S
+            self._full_at_s = {name: at_s for name, at_s in self._full_at_s.items() if at_s > now_s}
         most = max(1.0, rate * BURST_S)
-        # The bucket of a device that was silent for so long is full again, as is that of one that was never seen.
-        while self._buckets and next(iter(self._buckets.values())).at_s <= now_s - most / rate:
-            self._buckets.popitem(last=False)
-        bucket = self._buckets.get(agent)
-        if bucket is None:
-            bucket = self._buckets[agent] = _Bucket(most, now_s)
-            _bound(self._buckets)
-        self._buckets.move_to_end(agent)
-        bucket.tokens = min(most, bucket.tokens + (now_s - bucket.at_s) * rate)
-        bucket.at_s = now_s
-        if bucket.tokens < 1.0:
+        full_at_s = max(now_s, self._full_at_s.get(agent, now_s))
+        if most - (full_at_s - now_s) * rate < 1.0 - _ROUNDING:
             self.refused(agent, "too many", f"more than {rate:g} messages a second")
             return False
-        bucket.tokens -= 1.0
+        if agent not in self._full_at_s and len(self._full_at_s) >= MOST_DEVICES:
+            del self._full_at_s[next(iter(self._full_at_s))]
+        self._full_at_s[agent] = full_at_s + 1.0 / rate
         return True
 
     def refused(self, agent: str, kind: Kind, reason: str) -> None:
@@ -211,7 +206,7 @@ class Guard:
         return tally
 
 
-def _bound(devices: OrderedDict[str, object] | OrderedDict[str, Tally] | OrderedDict[str, _Bucket]) -> list[str]:
+def _bound(devices: OrderedDict[str, Tally]) -> list[str]:
     """Forget who was not heard of for longest, where there are too many; their names."""
     gone = []
     while len(devices) > MOST_DEVICES:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from sys import intern
 from typing import Any, Protocol
 
 import msgspec
@@ -26,6 +25,7 @@ import msgspec
 from aggregator.config import AggregatorConfig
 from aggregator.coordinator import State, why_unwanted
 from aggregator.coordinator.events import AnyEvent, EffectFailed, OrderFailed, ReportHere, SenderSilent, TrainReported
+from aggregator.coordinator.fleet import open_order
 from aggregator.effects import Checked, EffectError, Effects
 from aggregator.guard import Kind
 from aggregator.keeper import Keeper
@@ -133,7 +133,7 @@ class Intake:
 
         False when it is here already, and when `MOST_WAITING` are: then it is dropped.
         """
-        key = _shared(report.key)
+        key = self._known(report.key)
         if key in self:
             return False
         if len(self) >= MOST_WAITING:
@@ -143,6 +143,11 @@ class Intake:
         self._floor.apply(ReportHere(key))
         self.look_again()
         return True
+
+    def _known(self, key: messages.OrderKey) -> messages.OrderKey:
+        """The same key as the coordinator has it: its words are in memory once, however many messages bring them."""
+        order = open_order(self._floor.state, key)
+        return key if order is None else order.key
 
     def look_again(self) -> None:
         """Begin with those whose turn it is, as many as the hands that there are now allow."""
@@ -154,7 +159,7 @@ class Intake:
 
     async def _bring(self, key: messages.OrderKey, waited: bytes) -> None:
         """One turn of a report. What has come of its update is kept until it is known what becomes of it."""
-        report = self._decoder.decode(waited)
+        report = msgspec.structs.replace(self._decoder.decode(waited), key=key)
         if key not in self._begun:
             self._begun.add(key)
             self._keeper.hold(report.update.sha256)
@@ -274,12 +279,6 @@ class Intake:
             self.by_standing -= here
             if here and not self.by_standing:
                 self.on_standing_free()
-
-
-def _shared(key: messages.OrderKey) -> messages.OrderKey:
-    """The same key; its words are kept once, however many keys wait that have them."""
-    words = intern(key.job), intern(key.split), intern(key.agent)
-    return messages.OrderKey(words[0], words[1], key.round, words[2], key.attempt, key.kind)
 
 
 def _is_of_the_update(error: Exception) -> bool:

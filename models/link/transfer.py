@@ -107,6 +107,8 @@ class BlobExchange:
         )
         self._arriving: dict[str, Arriving] = {}
         self._bytes_down: dict[str, int] = {}
+        #: How many fetch piece by piece, those who have not asked yet among them: they are about to.
+        self._sharing = 0
         #: How long good chunks were apart of late: long at once, short again by and by.
         self._gap_s = 0.0
         # A lock lives as long as somebody fetches that blob.
@@ -204,12 +206,15 @@ class BlobExchange:
         if self._store.has(ref.sha256):
             return self._store.path(ref.sha256)
         turn = self._turns.get(ref.sha256) or self._turns.setdefault(ref.sha256, asyncio.Lock())
+        self._sharing += route.ahead > 0
         try:
             return await asyncio.wait_for(self._fetch_in_turn(turn, ref, route, patience_s, wanted), deadline_s)
         except asyncio.TimeoutError:
             raise BlobUnavailable(ref.sha256, f"not whole after {deadline_s:g} s; is its holder connected?") from None
         except (BlobError, BlobStoreError) as error:
             raise BlobUnavailable(ref.sha256, str(error)) from error
+        finally:
+            self._sharing -= route.ahead > 0
 
     async def _fetch_in_turn(
         self, turn: asyncio.Lock, ref: BlobRef, route: Route, patience_s: float, wanted: Callable[[], bool]
@@ -254,7 +259,7 @@ class BlobExchange:
         while not arriving.partial.complete:
             before = arriving.partial.reception.have
             arriving.asked.clear()  # whatever was asked for before this silence is lost
-            await self._say(route, BlobWant(ref.sha256, arriving.next_ranges(self._sharing())))
+            await self._say(route, BlobWant(ref.sha256, arriving.next_ranges(self._sharing)))
             await self._until_quiet(arriving, route, max(quiet_s, min(_PATIENT * self._gap_s, _MOST_PATIENT_S)))
             if arriving.fault:
                 raise BlobUnavailable(ref.sha256, str(arriving.fault)) from arriving.fault
@@ -268,17 +273,13 @@ class BlobExchange:
             if not progress and self._clock() - arriving.heard_s >= patience_s:
                 raise BlobStalled(ref.sha256, f"nothing of it came for {patience_s:g} s; is its holder connected?")
 
-    def _sharing(self) -> int:
-        """How many blobs that are asked for piece by piece arrive now."""
-        return sum(arriving.ahead > 0 for arriving in self._arriving.values())
-
     async def _until_quiet(self, arriving: Arriving, route: Route, quiet_s: float) -> None:
         """Returns when the blob is complete or at fault, or when no good chunk came for `quiet_s`, or on a nudge.
 
         What is here and was not looked at yet is no silence: a busy receiver would ask for it twice, and be busier.
         """
         while not arriving.partial.complete and not arriving.fault and not arriving.nudged:
-            if more := arriving.next_ranges(self._sharing()):
+            if more := arriving.next_ranges(self._sharing):
                 await self._say(route, BlobWant(arriving.partial.reception.ref.sha256, more))
                 continue
             arriving.event.clear()

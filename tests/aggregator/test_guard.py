@@ -110,6 +110,9 @@ def test_a_device_may_send_so_much_at_once_and_so_much_over_a_while(clock: Time)
     clock.now_s += 1e6
     assert [guard.passes("pi-1") for _ in range(burst + 1)] == [True] * burst + [False]
     assert guard.tallies["pi-1"].refused == {"too many": 5}
+    usual = made(clock)
+    burst = int(usual.config.messages_per_s * BURST_S)
+    assert [usual.passes("pi-1") for _ in range(burst + 1)] == [True] * burst + [False], "however it is rounded"
     slow = made(clock, messages_per_s=0.01)
     assert slow.passes("pi-1"), "one message is always within the rate"
     clock.now_s += BURST_S
@@ -122,7 +125,7 @@ def test_of_a_device_that_is_silent_nothing_is_kept(clock: Time) -> None:
         guard.passes(f"n{number}")
     clock.now_s += BURST_S
     assert guard.passes("other")
-    assert list(guard._buckets) == ["other"]
+    assert list(guard._full_at_s) == ["other"]
 
 
 def test_only_members_are_admitted(clock: Time) -> None:
@@ -143,7 +146,7 @@ def test_invented_names_and_words_fill_nothing(clock: Time) -> None:
     for number in range(MOST_DEVICES + 10):
         guard.refused(f"n{number}", "malformed", "x" * 10_000)
         guard.passes(f"n{number}")
-    assert len(guard.tallies) == len(guard._buckets) == MOST_DEVICES
+    assert len(guard.tallies) == len(guard._full_at_s) == MOST_DEVICES
     assert guard.due({"first"}) == [], "forgotten with its name"
     assert max(len(tally.last_reason) for tally in guard.tallies.values()) <= 300
     for number in range(100):
