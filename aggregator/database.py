@@ -150,9 +150,12 @@ class Database:
         if self._lock is not None:
             self._lock.close()
 
-    def add(self, row: Row) -> None:
-        """Write an event; safe when this returns. Waits for a database that is being restarted, as all calls do."""
-        self._patiently(_NOT_WRITTEN, lambda: self._insert(row))
+    def add(self, rows: Sequence[Row]) -> None:
+        """Write events that follow each other, all or none; safe when this returns.
+
+        Waits for a database that is being restarted, as all calls do.
+        """
+        self._patiently(_NOT_WRITTEN, lambda: self._insert(rows))
 
     def after(self, seq: int, limit: int) -> list[Row]:
         """The events that follow event `seq`, at most `limit`."""
@@ -195,13 +198,13 @@ class Database:
                 waited = True
                 time.sleep(0.2)
 
-    def _insert(self, row: Row) -> None:
+    def _insert(self, rows: Sequence[Row]) -> None:
         try:
             with self.engine.begin() as connection:
-                connection.execute(_EVENTS.insert(), row._asdict())
+                connection.execute(_EVENTS.insert(), [row._asdict() for row in rows])
         except sa.exc.IntegrityError:
             # A connection that is lost within a commit does not tell whether it was done.
-            if self._after(row.seq - 1, 1) != [row]:
+            if self._after(rows[0].seq - 1, len(rows)) != list(rows):
                 raise
 
     def _after(self, seq: int, limit: int) -> list[Row]:

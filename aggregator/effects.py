@@ -245,13 +245,15 @@ class Effects:
 
 
 def _in_one_piece(state: dict[str, FloatArray]) -> dict[str, FloatArray]:
-    """The same arrays in one buffer. Some wait for the averaging; hundreds of pieces of each, with what else comes
-    and stays between them, would leave the heap in holes that nothing fits into.
+    """The same arrays in one buffer; `state` is emptied, so that they are not there twice. Some wait for the averaging;
+    hundreds of pieces of each, with what else comes and stays between them, would leave the heap in holes that nothing
+    fits into.
     """
     buffer = np.empty(sum(array.size for array in state.values()), np.float32)
     found: dict[str, FloatArray] = {}
     start = 0
-    for name, array in state.items():
+    for name in tuple(state):
+        array = state.pop(name)
         piece = buffer[start : start + array.size].reshape(array.shape)
         np.copyto(piece, array)
         found[name], start = piece, start + array.size

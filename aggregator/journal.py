@@ -2,7 +2,9 @@
 
 An event is safe when `append` returns: with SQLite's `synchronous=NORMAL` a power cut may take the last committed
 events along, and an order we sent but no longer know of is a round lost. One sync an event is cheap beside a round's
-minutes.
+minutes. `UNHURRIED` events alone go to disk together with the next one, or when `flush` is called: else each of a
+thousand reports that come at once would wait for a sync. In a crash they are lost with what they tell of: an agent
+whose report was not taken up says it again.
 
 Of what is long past only the outcome is kept: after every `EVENTS_KEPT` events the state as it is takes their place,
 so that neither the disk nor the time of a restart grows with a fleet's age. Errors: `JournalError`; what the database
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from aggregator.coordinator.events import AnyEvent
+from aggregator.coordinator.events import AnyEvent, ReportHere
 from aggregator.coordinator.state import State
 from aggregator.database import Database, JournalError, NewerJournal, Row
 from aggregator.reread import Rereader
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 #: Raised with every change that an older program could not read. Older ones are read, and have this number then.
 SCHEMA_VERSION = 3
 EVENTS_KEPT = 5000
+#: Events whose loss in a crash loses nothing, and how many of them may wait for their way to disk.
+UNHURRIED = (ReportHere,)
+MOST_UNHURRIED = 256
 
 _PAGE = 1000
 
@@ -45,6 +50,7 @@ class Journal:
         self._kept = self._database.last_state
         self._seq = max(self._database.last_event, self._kept)
         self._tried = self._kept
+        self._unwritten: tuple[Row, ...] = ()
 
     def __enter__(self) -> Journal:
         return self
@@ -62,12 +68,25 @@ class Journal:
         return self._seq - self._tried
 
     def append(self, event: AnyEvent, at_s: float) -> None:
-        """Write the event; when this returns it outlives a power cut. Waits for a database that is being restarted."""
-        self._database.add(Row(self._seq + 1, at_s, self._encoder.encode(event)))
+        """Write the event, and those that waited; when this returns they outlive a power cut, unless it is `UNHURRIED`.
+        Waits for a database that is being restarted.
+        """
+        rows = (*self._unwritten, Row(self._seq + 1, at_s, self._encoder.encode(event)))
+        if not isinstance(event, UNHURRIED) or len(rows) > MOST_UNHURRIED:
+            self._database.add(rows)
+            rows = ()
+        self._unwritten = rows
         self._seq += 1
+
+    def flush(self) -> None:
+        """Write what waits; when this returns every event outlives a power cut."""
+        if self._unwritten:
+            self._database.add(self._unwritten)
+            self._unwritten = ()
 
     def replay(self) -> Iterator[tuple[AnyEvent, float]]:
         """All events since the state that is kept with the times they happened at, oldest first, a page at a time."""
+        self.flush()
         after = self._kept
         while True:
             rows = self._database.after(after, _PAGE)
@@ -115,12 +134,17 @@ class Journal:
             log.error("the journal keeps all its events: its state is another one when read back (%s)", _unlike(state))
             return False
         self._database.put_state(Row(self._seq, at_s, self._encoder.encode(state)))
-        self._kept = self._seq
+        self._kept, self._unwritten = self._seq, ()
         return True
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._database.close()
+        """Write what waits, and let go of the database. May be called twice."""
+        try:
+            self.flush()
+        except JournalError as error:
+            log.warning("the last %d events are lost, and nothing with them: %s", len(self._unwritten), error)
+        finally:
+            self._database.close()
 
 
 def _unlike(state: State) -> str:

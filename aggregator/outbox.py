@@ -105,6 +105,8 @@ class Outbox:
         self._in_hand.discard(topic)
         if not self._waiting.get(topic):
             self._waiting.pop(topic, None)
+        if not self._waiting:
+            self._waiting = OrderedDict()  # an empty one keeps the room that it has needed
         self._more.set()
 
 

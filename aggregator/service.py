@@ -1,6 +1,7 @@
 """The aggregator: one asyncio process that turns messages into the coordinator's events and its actions into work.
 
-Every event is in the journal before its actions are taken, so a killed aggregator replays the journal and goes on.
+Every event that asks for something is in the journal before that is begun, so a killed aggregator replays the journal
+and goes on.
 """
 
 from __future__ import annotations
@@ -222,6 +223,7 @@ class Service:
         while True:
             await asyncio.sleep(self._config.tick_s)
             give_back()  # a thousand reports that came at once leave holes that nothing else fits into
+            self._journal.flush()
             self._reception.gate.look_round()
             self._memory.keep()
             if self._link.connected and time.monotonic() >= self._look_round_at_s:

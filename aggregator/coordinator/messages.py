@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from aggregator.coordinator.actions import Average, Export, ExportSplit, OpenedSum, PrepareModel
@@ -42,7 +44,13 @@ def settings_of(job: Job, split: Split, round_index: int, agent: str = "") -> Tr
     base = split.train if split.train is not None else job.spec.train
     spec = msgspec.structs.replace(job.spec, train=base)
     size = batch_size(job, split, agent, "train")
-    return msgspec.structs.replace(base, lr=learning_rate(spec, round_index, split.lr_from), batch_size=size)
+    return _settings(base, learning_rate(spec, round_index, split.lr_from), size)
+
+
+@lru_cache(maxsize=64)
+def _settings(base: TrainSettings, lr: float, batch_size: int) -> TrainSettings:
+    """One object for all orders that are alike: a thousand may wait to be sent."""
+    return msgspec.structs.replace(base, lr=lr, batch_size=batch_size)
 
 
 def _train_order(job: Job, split: Split, key: OrderKey) -> TrainOrder:

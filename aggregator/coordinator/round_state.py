@@ -56,7 +56,7 @@ class LossSum(msgspec.Struct, frozen=True):
     samples: int = 0
 
 
-class Contribution(msgspec.Struct, frozen=True):
+class Contribution(msgspec.Struct, frozen=True, gc=False):
     """One update that counts in a round. The blob itself is in the store.
 
     `staleness`: how many models were made between the one it began with and the one it counts for (0 unless buffered).

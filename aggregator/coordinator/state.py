@@ -25,7 +25,7 @@ SplitPhase = Literal["preparing", "training", "unmasking", "averaging", "trained
 ENDED: frozenset[JobState] = frozenset({"deployed", "failed", "cancelled"})
 
 
-class Order(msgspec.Struct, frozen=True):
+class Order(msgspec.Struct, frozen=True, gc=False):
     """An order an agent owes us, or (`sent_at` None) one that waits until the agent is free.
 
     `serial` orders all sendings, so that a resumed aggregator sends again in the same order. `report_here`: its agent

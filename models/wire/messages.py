@@ -47,7 +47,7 @@ class BlobRef(Part, frozen=True):
     chunks: tuple[Annotated[bytes, Meta(min_length=32, max_length=32)], ...]
 
 
-class OrderKey(Part, frozen=True):
+class OrderKey(Part, frozen=True, gc=False):
     """Names one order; everything about it is idempotent by this key."""
 
     job: Identifier

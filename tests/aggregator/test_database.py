@@ -54,14 +54,14 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
     found = Database(f"sqlite:///{tmp_path / 'journal.db'}", SCHEMA_VERSION)
     found.engine = Restarting(found.engine)  # type: ignore[assignment]
     for seq in (1, 2, 3):
-        found.add(Row(seq, float(seq), b"event"))
+        found.add([Row(seq, float(seq), b"event")])
     found.put_state(Row(1, 1.0, b"state"))
     yield found
     found.close()
 
 
 CALLS: dict[str, tuple[Callable[[Database], Any], Any]] = {
-    "add": (lambda each: each.add(Row(4, 4.0, b"event")), None),
+    "add": (lambda each: each.add([Row(4, 4.0, b"event")]), None),
     "put_state": (lambda each: each.put_state(Row(2, 2.0, b"state")), None),
     "after": (lambda each: each.after(2, 10), [Row(3, 3.0, b"event")]),
     "state": (lambda each: each.state(1), Row(1, 1.0, b"state")),

@@ -13,9 +13,10 @@ import aggregator.database as database_module
 import aggregator.journal as journal_module
 from aggregator.coordinator import Coordinator
 from aggregator.coordinator import events as ev
+from aggregator.coordinator.fleet import open_order
 from aggregator.coordinator.state import Agent, State
-from aggregator.journal import SCHEMA_VERSION, Journal, JournalError
-from models.wire.messages import BudgetInfo
+from aggregator.journal import MOST_UNHURRIED, SCHEMA_VERSION, Journal, JournalError
+from models.wire.messages import BudgetInfo, OrderKey
 
 
 @pytest.fixture
@@ -109,6 +110,79 @@ def test_a_journal_of_an_older_version_is_read_and_is_this_version_s_from_then_o
         with Journal(url) as journal:
             assert list(journal.replay()) == [(ev.JobCancelled("x"), 1.0)]
     assert database(url).execute("select value from journal_about").fetchall() == [(SCHEMA_VERSION,)]
+
+
+def here(number: int) -> ev.ReportHere:
+    return ev.ReportHere(OrderKey("job", "merged", 0, f"a{number}", 0, "train"))
+
+
+def on_disk(url: str) -> list[int]:
+    return [seq for (seq,) in database(url).execute("select seq from journal_events order by seq")]
+
+
+def test_what_loses_nothing_goes_to_disk_with_the_next_event(url: str) -> None:
+    with Journal(url) as journal:
+        journal.append(ev.JobCancelled("x"), 1.0)
+        journal.append(here(1), 2.0)
+        journal.append(here(2), 3.0)
+        assert on_disk(url) == [1]
+        assert (len(journal), journal.since_state) == (3, 3)
+        journal.append(ev.JobCancelled("y"), 4.0)
+        assert on_disk(url) == [1, 2, 3, 4]
+        journal.append(here(3), 5.0)
+        journal.flush()
+        assert on_disk(url) == [1, 2, 3, 4, 5]
+        for number in range(MOST_UNHURRIED + 1):
+            journal.append(here(number), 6.0)
+        assert len(on_disk(url)) == 5 + MOST_UNHURRIED + 1, "as many as this do not wait"
+        journal.append(here(4), 7.0)
+    with Journal(url) as journal:
+        found = [event for event, _ in journal.replay()]
+    assert found[:5] == [ev.JobCancelled("x"), here(1), here(2), ev.JobCancelled("y"), here(3)]
+    assert found[5:] == [here(number) for number in (*range(MOST_UNHURRIED + 1), 4)]
+
+
+def test_a_state_takes_the_place_of_what_was_not_written_as_well(url: str) -> None:
+    with Journal(url) as journal:
+        journal.append(here(1), 1.0)
+        assert journal.keep(State(), 1.0)
+        journal.append(here(2), 2.0)
+    with Journal(url) as journal:
+        assert [event for event, _ in journal.replay()] == [here(2)]
+        assert len(journal) == 2
+
+
+def test_a_crash_that_loses_them_loses_no_work(url: str) -> None:
+    """Wherever it comes: the job that goes on from what is on disk, with the reports said again, is the same."""
+    whole = Lab().fleet(3).submit().run()
+    entries: list[tuple[ev.AnyEvent, float]] = []
+    for event, at_s in whole.log.entries:
+        if isinstance(event, ev.TrainReported):
+            entries.append((ev.ReportHere(event.report.key), at_s))
+        entries.append((event, at_s))
+    lost = 0
+    for cut, (event, _) in enumerate(entries):
+        if isinstance(event, ev.ReportHere):
+            lost += 1
+            Path(url.removeprefix("sqlite:///")).unlink(missing_ok=True)
+            journal = Journal(url)
+            core = Coordinator(journal)
+            for before, then_s in entries[: cut + 1]:
+                core.handle(before, then_s)
+            order = open_order(core.state, event.key)
+            assert order is not None
+            assert order.report_here
+            journal.flush = lambda: None  # type: ignore[method-assign]
+            journal.close()  # as a killed process does
+            with Journal(url) as again:
+                resumed = Coordinator(again)
+                order = open_order(resumed.state, event.key)
+                assert order is not None
+                assert not order.report_here
+                for after, then_s in entries[cut + 1 :]:
+                    resumed.handle(after, then_s)
+                assert resumed.state == whole.core.state
+    assert lost > 10
 
 
 def test_a_state_takes_the_place_of_all_events_before_it(url: str) -> None:

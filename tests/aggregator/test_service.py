@@ -477,18 +477,18 @@ def test_limits_beyond_what_the_wire_and_the_agents_take_are_refused(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, said, code",
     [
-        ({"broker": "http://broker"}, "is no broker address"),
-        ({"store": "sqlite:////nowhere/at/all/journal.sqlite"}, "cannot open the journal"),
-        ({"store": "no-such-database://x"}, "cannot open the journal"),
-        ({"state_dir": "/proc/nowhere"}, "No such file or directory"),
+        ({"broker": "http://broker"}, "is no broker address", 2),
+        ({"store": "sqlite:////nowhere/at/all/journal.sqlite"}, "cannot open the journal", 1),
+        ({"store": "no-such-database://x"}, "cannot open the journal", 1),
+        ({"state_dir": "/proc/nowhere"}, "No such file or directory", 1),
     ],
 )
 def test_what_cannot_be_used_is_said_and_ends_the_aggregator(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, str], said: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, str], said: str, code: int
 ) -> None:
-    assert service.main(settings("mqtt://127.0.0.1:9", tmp_path, **changes)) == 1
+    assert service.main(settings("mqtt://127.0.0.1:9", tmp_path, **changes)) == code
     assert caplog.messages[-1].startswith("cannot run: ")
     assert said in caplog.messages[-1]
 

@@ -145,7 +145,7 @@ def test_a_database_that_stays_away_ends_in_a_fault_that_names_it(server: Postgr
     server.stop()
     try:
         with pytest.raises(JournalError, match=r"cannot write to the journal.*nothing was done about the event"):
-            database.add(Row(1, 1.0, b"x"))
+            database.add([Row(1, 1.0, b"x")])
         with pytest.raises(JournalError, match="cannot open the journal at postgresql"):
             Journal(url)
     finally:

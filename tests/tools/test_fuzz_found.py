@@ -69,7 +69,7 @@ def test_a_trainer_that_nests_without_end_is_refused(decode: Callable[[bytes], o
 def test_a_journal_that_nests_without_end_is_damaged(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     database = Database(url, SCHEMA_VERSION)
-    database.add(Row(1, 0.0, msgspec.msgpack.encode(Tick())[:0] + b"\x81\xa1a" * DEEP))
+    database.add([Row(1, 0.0, msgspec.msgpack.encode(Tick())[:0] + b"\x81\xa1a" * DEEP)])
     database.close()
     with Journal(url) as journal, pytest.raises(JournalError, match="event 1 of the journal is damaged"):
         list(journal.replay())

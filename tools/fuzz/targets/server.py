@@ -47,7 +47,7 @@ def _journal(folder: Path, body: bytes, state: bool) -> Journal:
         if state:
             database.put_state(row)
         else:
-            database.add(row)
+            database.add([row])
     finally:
         database.close()
     return Journal(url)
