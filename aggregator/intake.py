@@ -268,6 +268,8 @@ class Intake:
         route = make_route(self._topics, report.key.agent, report.update.sha256)
         self.by_standing += here
         try:
+            # A thousand reports that came at once are put away before megabytes are asked for.
+            await self._exchange.caught_up()
             return await self._exchange.fetch(
                 report.update,
                 route,

@@ -189,6 +189,11 @@ class BlobExchange:
             arriving.nudged, arriving.paced = True, False
             arriving.event.set()
 
+    async def caught_up(self) -> None:
+        """Returns when all that has arrived by now was handled, or that takes too long."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._link.caught_up(), self._settings.max_quiet_s)
+
     async def fetch(
         self,
         ref: BlobRef,
@@ -286,8 +291,7 @@ class BlobExchange:
             try:
                 await asyncio.wait_for(arriving.event.wait(), quiet_s)
             except asyncio.TimeoutError:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._link.caught_up(), self._settings.max_quiet_s)
+                await self.caught_up()
                 if not arriving.event.is_set():
                     return
 

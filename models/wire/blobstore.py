@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from models.wire.chunks import (
@@ -31,7 +32,7 @@ from models.wire.messages import BlobRef
 from models.wire.topics import check_sha
 
 #: What is read at a time, by each of the threads that do: they may be as many as there are processors, and four more.
-_BLOCK_BYTES = 128 * 1024
+_BLOCK_BYTES = 32 * 1024
 
 
 class BlobStoreError(Exception):
@@ -179,15 +180,13 @@ class BlobStore:
         """
         partial = self._partial / check_sha(ref.sha256)
         with _translated(f"finish blob {ref.sha256}"):
-            with partial.open("r+b") as file:
+            with partial.open("r+b", buffering=0) as file:
                 file.truncate(ref.size_bytes)
-                digest = hashlib.sha256()
-                for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
-                    digest.update(block)
+                found = _hash(file)
                 os.fsync(file.fileno())
-            if digest.hexdigest() != ref.sha256:
+            if found != ref.sha256:
                 partial.unlink()
-                raise BlobError([f"blob {ref.sha256} hashes to {digest.hexdigest()}; its reference is wrong"])
+                raise BlobError([f"blob {ref.sha256} hashes to {found}; its reference is wrong"])
             return self._publish(partial, ref.sha256)
 
     def discard(self, sha256: str) -> None:
@@ -223,6 +222,14 @@ class BlobStore:
                     excess -= size
                     removed.append(name)
         return removed
+
+
+def _hash(file: FileIO) -> str:
+    """SHA-256 of what follows in a file. Several threads do this at a time, and wait for their disk."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+    while got := file.readinto(block):
+        digest.update(block[:got])
+    return digest.hexdigest()
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:

@@ -82,7 +82,7 @@ class Hall:
         self.store = BlobStore(self.folder)
         self.room = Room(self.store, 0, 1, look_s=0.0)
         live: list[str] = []
-        exchange = SimpleNamespace(forget=lambda sha256: None, fetch=self.fetch)
+        exchange = SimpleNamespace(forget=lambda sha256: None, fetch=self.fetch, caught_up=self.caught_up)
         split = SimpleNamespace(model=BASE)
         job = SimpleNamespace(splits={"merged": split}, spec=SimpleNamespace(deadline_s=600.0))
         self.state = cast(Any, SimpleNamespace(jobs={"job": job}, agents={}))
@@ -122,6 +122,9 @@ class Hall:
             return self.store.path(ref.sha256)
         finally:
             self.now -= 1
+
+    async def caught_up(self) -> None:
+        await asyncio.sleep(0)
 
     async def check_update(self, base_sha256: str, update: Path, masked: bool = False) -> Checked:
         return Checked(self.faults, self.norms.get(update.name, 1.0))
@@ -267,7 +270,7 @@ def test_what_came_of_an_update_is_kept_while_its_agent_is_silent(hall: Hall) ->
             raise BlobStalled(ref.sha256, "nothing came")
         return hall.store.path(ref.sha256)
 
-    hall.intake._exchange = cast(Any, SimpleNamespace(fetch=fetch))
+    hall.intake._exchange = cast(Any, SimpleNamespace(fetch=fetch, caught_up=hall.caught_up))
     run(hall.bring(first))
     assert seen == [True] * 3
     assert not partial.exists(), "nothing needs it any more"
