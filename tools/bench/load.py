@@ -24,8 +24,9 @@ from tools.demo.processes import ProcessDied
 from tools.load.agent import SAMPLES
 from tools.load.fleet import Fleet, Plan, lost_share, running, train
 
-#: Agents, and rounds: small fleets train more of them, for a peak is the higher the more often one looks.
-_FLEETS = ((10, 30), (100, 10), (1000, 3))
+#: Agents, and rounds: 3000 updates of each fleet. What is in memory meets by chance, and a peak is the higher the more
+#: often it may; a fleet that sends ten times the updates would have a higher one though it had no more agents.
+_FLEETS = ((10, 300), (100, 30), (1000, 3))
 _LIMIT_S = 900.0
 FAULTS = (BrokerError, FleetError, LinkError, BlobUnavailable, ProcessDied)
 
