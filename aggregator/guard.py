@@ -54,7 +54,8 @@ _LONGEST_REASON = 300
 #: A device that was silent may send so many seconds' worth at once: what waited while the link was away.
 BURST_S = 10.0
 #: How often buckets that are full again are let go of.
-_LOOK_S = 1.0
+_TIDY_S = 1.0
+#: Of a message, that sums of many small waits may be off by.
 _ROUNDING = 1e-6
 _WIRE_FAULTS: dict[str, Kind] = {
     "Malformed": "malformed",
@@ -126,7 +127,7 @@ class Guard:
         self._tallies: OrderedDict[str, Tally] = OrderedDict()
         #: When the bucket of each device will be full again, on `timer`; what is not there is full.
         self._full_at_s: dict[str, float] = {}
-        self._look_at_s = 0.0
+        self._tidy_at_s = 0.0
         self._due: dict[str, str] = {}
         #: How often something was counted, so that one sees whether there is more to keep.
         self.counted = 0
@@ -150,18 +151,19 @@ class Guard:
     def passes(self, agent: str) -> bool:
         """Whether one more message of this device is within its rate; one that is not is counted, and to be dropped."""
         rate, now_s = self.config.messages_per_s, self._timer()
-        if now_s >= self._look_at_s:
-            self._look_at_s = now_s + _LOOK_S
+        if now_s >= self._tidy_at_s:
+            self._tidy_at_s = now_s + _TIDY_S
             self._full_at_s = {name: at_s for name, at_s in self._full_at_s.items() if at_s > now_s}
         most = max(1.0, rate * BURST_S)
-        full_at_s = max(now_s, self._full_at_s.get(agent, now_s))
-        if most - (full_at_s - now_s) * rate < 1.0 - _ROUNDING:
-            self.refused(agent, "too many", f"more than {rate:g} messages a second")
-            return False
-        if agent not in self._full_at_s and len(self._full_at_s) >= MOST_DEVICES:
+        full_at_s = max(now_s, self._full_at_s.pop(agent, now_s))
+        enough = most - (full_at_s - now_s) * rate >= 1.0 - _ROUNDING
+        if len(self._full_at_s) >= MOST_DEVICES:
             del self._full_at_s[next(iter(self._full_at_s))]
-        self._full_at_s[agent] = full_at_s + 1.0 / rate
-        return True
+        # Behind all others, so that the one that goes was not heard of for longest.
+        self._full_at_s[agent] = full_at_s + enough / rate
+        if not enough:
+            self.refused(agent, "too many", f"more than {rate:g} messages a second")
+        return enough
 
     def refused(self, agent: str, kind: Kind, reason: str) -> None:
         """Count something of this device that was not used; `due` says when that was too much."""

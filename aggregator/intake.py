@@ -3,10 +3,10 @@
 Back-pressure: an agent sends nothing before it is asked, and only `fetches_at_once` updates are asked for at a time,
 each a few chunks ahead (`Route.ahead`). All others wait where they are, on the agents' disks. What waits here are
 reports, one for each order at most, on disk (`Shelf`): a task is begun for those whose turn it is and for no other.
-Beyond `MOST_WAITING` a report is dropped, and its order is sent again when
-it comes to its turn (the agent is heard of again, or the deadline passes). An agent that falls silent for `PATIENCE_S`
-goes to the end of the queue, and so does an update for which there is no room. No deadline passes for an order while
-its update waits for us; once its agent was silent it has its full time once more.
+Beyond `MOST_WAITING` a report is dropped, and its order is sent again when it comes to its turn (the agent is heard of
+again, or the deadline passes). An agent that falls silent for `PATIENCE_S` goes to the end of the queue, and so does an
+update for which there is no room. No deadline passes for an order while its update waits for us; once its agent was
+silent it has its full time once more.
 """
 
 from __future__ import annotations
@@ -239,6 +239,10 @@ class Intake:
             checked = await self._helpers.check(report, base.sha256, job.spec.deadline_s)
             if checked is not None:
                 return self._verdict(report, checked)
+        # A thousand reports that came at once are put away before megabytes are asked for.
+        await self._exchange.caught_up()
+        if why_unwanted(self._floor.state, report.key):
+            return _OVER
         update = await self._fetch(report, job.spec.deadline_s)
         if why_unwanted(self._floor.state, report.key):
             return _OVER
@@ -268,8 +272,6 @@ class Intake:
         route = make_route(self._topics, report.key.agent, report.update.sha256)
         self.by_standing += here
         try:
-            # A thousand reports that came at once are put away before megabytes are asked for.
-            await self._exchange.caught_up()
             return await self._exchange.fetch(
                 report.update,
                 route,

@@ -144,6 +144,7 @@ class Journal:
         except JournalError as error:
             log.warning("the last %d events are lost, and nothing with them: %s", len(self._unwritten), error)
         finally:
+            self._unwritten = ()
             self._database.close()
 
 

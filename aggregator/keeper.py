@@ -39,8 +39,10 @@ class Keeper:
 
     @property
     def folder(self) -> Path:
-        """Where the blobs are, on a real disk: a folder for temporary files may be memory itself."""
-        return self._store.root
+        """Where files that a process needs for itself may be. It is on a real disk, as temporary files may not be, and
+        emptied at the next start.
+        """
+        return self._store.incoming
 
     def offer_for(self, order: TrainOrder | EvaluateOrder | DeployOrder | UnmaskOrder) -> None:
         """Serve every blob that an order names; many orders share one blob, which is published once for all."""

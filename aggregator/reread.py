@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -36,13 +37,13 @@ class Rereader:
 
 
 def _parts(value: object, kind: Any) -> Iterator[tuple[object, Any]] | None:
-    """What a value is made of, each with its type; None where it is not known how to divide it."""
-    if isinstance(value, msgspec.Struct):
+    """What a value is made of, each with its type; None where it cannot be divided, or a limit is set to the whole."""
+    arms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if isinstance(value, msgspec.Struct) and type(value) in arms:
         return ((getattr(value, name), of_field) for name, of_field in _fields(type(value)).items())
-    arms = (kind, *get_args(kind))  # of "X or None" the X
     if isinstance(value, dict) and (of := _arm(arms, dict)):
         if len(value) == 1:
-            return ((each, get_args(of)[1]) for each in value.values())
+            return (part for item in value.items() for part in zip(item, get_args(of), strict=True))
         return (({name: each}, of) for name, each in value.items())
     if isinstance(value, tuple) and (of := _arm(arms, tuple)) and get_args(of)[1:] == (...,):
         return ((each, get_args(of)[0]) for each in value)

@@ -40,7 +40,7 @@ from aggregator.sealing import open_sealer
 from aggregator.statuses import Statuses
 from aggregator.steady import SteadyClock
 from models import sdnotify
-from models.heap import give_back, tidy_heap
+from models.heap import give_back, leave_alone, tidy_heap
 from models.link.base import GOODBYE_S, BadBrokerUrl, Drops, LinkError
 from models.link.mqtt import MqttLink
 from models.link.transfer import BlobExchange
@@ -182,7 +182,10 @@ class Service:
 
     def apply(self, event: AnyEvent) -> None:
         """Let an event happen and begin what it asks for."""
-        for action in self._coordinator.handle(event, self._clock()):
+        actions = self._coordinator.handle(event, self._clock())
+        if actions:
+            self._journal.flush()  # whatever the event is: what it asks for is begun after it is safe
+        for action in actions:
             self.act(action)
         if self._journal.since_state >= EVENTS_KEPT:
             self._keep_state()
@@ -242,8 +245,9 @@ def main(config: AggregatorConfig, verbose: bool = False) -> int:
         url = config.store or f"sqlite:///{state_dir.resolve() / 'journal.sqlite'}"
         with contextlib.closing(Journal(url)) as journal:
             service = Service(config, journal)
+            leave_alone()
             await service.run(stop)
             return not service.failed
 
-    expected = (JournalError, BlobStoreError, IdentityError, RegistryError, *SEALING_ERRORS)
-    return run_service("aggregator", state_dir, verbose, serve, expected, (NewerJournal, BadBrokerUrl, TopicError))
+    expected = (JournalError, BadBrokerUrl, BlobStoreError, IdentityError, RegistryError, *SEALING_ERRORS)
+    return run_service("aggregator", state_dir, verbose, serve, expected, (NewerJournal, TopicError))

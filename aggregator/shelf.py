@@ -1,4 +1,4 @@
-"""What waits for its turn, on disk: a thousand reports take a megabyte there, and a fifth of it in memory."""
+"""What waits for its turn, on disk: in memory a thousand reports would take a megabyte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from aggregator.nameless import nameless_file
 
 K = TypeVar("K")
-#: Nearly all reports are smaller. The file has as many slots as have ever waited at a time.
+#: Nearly all reports are smaller. The file has a slot for as many as have ever waited at a time.
 SLOT_BYTES = 4096
 _LENGTH_BYTES = 2
 

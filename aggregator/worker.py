@@ -178,5 +178,5 @@ def main(config: AggregatorConfig, name: str, verbose: bool = False) -> int:
     async def serve(stop: asyncio.Event) -> bool:
         return await Worker(config, name).run(stop)
 
-    expected = (BlobStoreError, *SEALING_ERRORS)
-    return run_service("worker of that name", lock_dir, verbose, serve, expected, (BadBrokerUrl, TopicError))
+    expected = (BadBrokerUrl, BlobStoreError, *SEALING_ERRORS)
+    return run_service("worker of that name", lock_dir, verbose, serve, expected, (TopicError,))

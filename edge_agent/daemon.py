@@ -230,6 +230,7 @@ def main(config: AgentConfig, verbose: bool = False) -> int:
     expected = (
         InventoryError,
         PowerSourceError,
+        BadBrokerUrl,
         IdentityError,
         BlobStoreError,
         bundle.BundleError,
@@ -237,4 +238,4 @@ def main(config: AgentConfig, verbose: bool = False) -> int:
         StateDirError,
         *IDENTITY_ERRORS,
     )
-    return run_service("agent", state_dir, verbose, serve, expected, (NewerState, BadBrokerUrl, TopicError))
+    return run_service("agent", state_dir, verbose, serve, expected, (NewerState, TopicError))

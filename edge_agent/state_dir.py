@@ -36,7 +36,7 @@ def check_version(state_dir: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise StateDirError(f"{state_dir / _FILE} cannot be read: {error}; check its permissions") from error
     if not said.isdecimal() or int(said) > VERSION:
-        raise NewerState(
+        raise (NewerState if said.isdecimal() else StateDirError)(
             f"{state_dir} is of format {said[:40]!r}, this release knows {VERSION}: install the release that wrote it, "
             "or name another folder in state_dir"
         )
@@ -59,9 +59,19 @@ def prepare(state_dir: Path, make_room: Callable[[], None]) -> None:
             raise _unusable(state_dir, again) from again
     try:
         if not (state_dir / _FILE).exists():
-            (state_dir / _FILE).write_text(f"{VERSION}\n")
+            _write_version(state_dir)
     except OSError as error:
         raise _unusable(state_dir, error) from error
+
+
+def _write_version(state_dir: Path) -> None:
+    """Whole or not at all: of a file that a power cut left empty nobody knows which release meant what."""
+    fresh = state_dir / f"{_FILE}.new"
+    with fresh.open("w") as file:
+        file.write(f"{VERSION}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, state_dir / _FILE)
 
 
 def _unusable(state_dir: Path, error: OSError) -> StateDirError:

@@ -1,8 +1,9 @@
-"""How this process's C library keeps memory. Only glibc has something to say here; elsewhere nothing happens."""
+"""How this process keeps memory. Of C libraries only glibc has something to say here; elsewhere nothing happens."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -30,6 +31,16 @@ def tidy_heap() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return all(taken)
+
+
+def leave_alone() -> None:
+    """What is here now stays for good, so that looking for garbage leaves it out: modules, most of all.
+
+    Python looks at everything once what has survived since is a quarter of it. A quarter of the modules is much to have
+    about as garbage, and to look at all of it holds the event loop up.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def give_back() -> bool:

@@ -15,7 +15,7 @@ class Log(Protocol):
     """Where events are kept; `aggregator.journal.Journal` is one, a list that lasts as long as the process another."""
 
     def append(self, event: AnyEvent, at_s: float) -> None:
-        """Keep the event for good; returns only once it is safe."""
+        """Keep the event for good; returns only once it is safe, unless its loss would lose nothing."""
         ...
 
     def replay(self) -> Iterable[tuple[AnyEvent, float]]:

@@ -54,7 +54,7 @@ class Rest(msgspec.Struct, frozen=True):
     job: str = ""
 
 
-class Agent(msgspec.Struct, frozen=True):
+class Agent(msgspec.Struct, frozen=True, gc=False):
     """One device. At most one of its orders is sent, help with masks aside; `strikes` counts failures since the last
     success or boot.
 

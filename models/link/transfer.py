@@ -211,15 +211,12 @@ class BlobExchange:
         if self._store.has(ref.sha256):
             return self._store.path(ref.sha256)
         turn = self._turns.get(ref.sha256) or self._turns.setdefault(ref.sha256, asyncio.Lock())
-        self._sharing += route.ahead > 0
         try:
             return await asyncio.wait_for(self._fetch_in_turn(turn, ref, route, patience_s, wanted), deadline_s)
         except asyncio.TimeoutError:
             raise BlobUnavailable(ref.sha256, f"not whole after {deadline_s:g} s; is its holder connected?") from None
         except (BlobError, BlobStoreError) as error:
             raise BlobUnavailable(ref.sha256, str(error)) from error
-        finally:
-            self._sharing -= route.ahead > 0
 
     async def _fetch_in_turn(
         self, turn: asyncio.Lock, ref: BlobRef, route: Route, patience_s: float, wanted: Callable[[], bool]
@@ -227,7 +224,12 @@ class BlobExchange:
         async with turn:
             if self._store.has(ref.sha256):
                 return self._store.path(ref.sha256)
-            arriving = Arriving(await self._open(ref), asyncio.Event(), route.ahead)
+            self._sharing += route.ahead > 0
+            try:
+                arriving = Arriving(await self._open(ref), asyncio.Event(), route.ahead)
+            except BaseException:
+                self._sharing -= route.ahead > 0
+                raise
             self._arriving[ref.sha256] = arriving
             try:
                 if route.subscribe:
@@ -235,6 +237,7 @@ class BlobExchange:
                 await self._receive(arriving, route, patience_s, wanted)
             finally:
                 del self._arriving[ref.sha256]
+                self._sharing -= route.ahead > 0
                 self._note_traffic(ref.sha256, arriving.bytes_down)
                 arriving.partial.close()
                 if route.subscribe:

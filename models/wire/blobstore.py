@@ -107,11 +107,12 @@ class BlobStore:
         self.root = root
         self.limits = limits
         with _translated(f"create {root}"):
-            for folder in (root, self._incoming, self._partial):
+            for folder in (root, self.incoming, self._partial):
                 folder.mkdir(parents=True, exist_ok=True)
 
     @property
-    def _incoming(self) -> Path:
+    def incoming(self) -> Path:
+        """What is being written; `clean_incoming` empties it."""
         return self.root / "incoming"
 
     @property
@@ -137,7 +138,7 @@ class BlobStore:
     def _put(self, blocks: Iterator[bytes]) -> str:
         digest = hashlib.sha256()
         with _translated(f"write into {self.root}"):
-            handle, name = tempfile.mkstemp(dir=self._incoming)
+            handle, name = tempfile.mkstemp(dir=self.incoming)
             try:
                 with os.fdopen(handle, "wb") as file:
                     for block in blocks:
@@ -200,8 +201,8 @@ class BlobStore:
 
         Only for the one process that owns the directory, before it writes: what another writes would go as well.
         """
-        with _translated(f"clean {self._incoming}"):
-            for path in self._incoming.iterdir():
+        with _translated(f"clean {self.incoming}"):
+            for path in self.incoming.iterdir():
                 path.unlink(missing_ok=True)
 
     def prune(self, keep: Collection[str], max_bytes: int) -> list[str]:
@@ -225,7 +226,7 @@ class BlobStore:
 
 
 def _hash(file: FileIO) -> str:
-    """SHA-256 of what follows in a file. Several threads do this at a time, and wait for their disk."""
+    """SHA-256 of what follows in a file, in one small buffer that ends with this call."""
     digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
     while got := file.readinto(block):
         digest.update(block[:got])

@@ -128,6 +128,16 @@ def test_of_a_device_that_is_silent_nothing_is_kept(clock: Time) -> None:
     assert list(guard._full_at_s) == ["other"]
 
 
+def test_a_flood_of_names_gives_no_flooder_its_burst_back(clock: Time) -> None:
+    guard = made(clock, messages_per_s=2.0)
+    while guard.passes("flooder"):
+        pass
+    for number in range(MOST_DEVICES + 10):
+        guard.passes(f"n{number}")
+        if number % 100 == 0:
+            assert not guard.passes("flooder")
+
+
 def test_only_members_are_admitted(clock: Time) -> None:
     guard = made(clock, refusals=1)
     assert guard.admits("pi-1"), "without a registry everybody is"

@@ -79,6 +79,8 @@ class Hall:
     def __post_init__(self) -> None:
         self.drops = Drops(logging.getLogger("test"))
         self.tasks: set[asyncio.Task[None]] = set()
+        self.put_away = asyncio.Event()
+        self.put_away.set()
         self.store = BlobStore(self.folder)
         self.room = Room(self.store, 0, 1, look_s=0.0)
         live: list[str] = []
@@ -124,7 +126,7 @@ class Hall:
             self.now -= 1
 
     async def caught_up(self) -> None:
-        await asyncio.sleep(0)
+        await self.put_away.wait()
 
     async def check_update(self, base_sha256: str, update: Path, masked: bool = False) -> Checked:
         return Checked(self.faults, self.norms.get(update.name, 1.0))
@@ -166,6 +168,22 @@ def test_no_more_than_so_many_come_at_a_time_and_all_of_them_come(hall: Hall) ->
         "first come, first served"
     )
     assert not any(each.key in hall.intake for each in reports)
+
+
+def test_nothing_is_asked_for_before_what_came_with_it_is_put_away(hall: Hall) -> None:
+    async def test() -> None:
+        hall.put_away.clear()
+        for number in range(9):
+            hall.intake.take(report(number))
+        await asyncio.sleep(0.01)
+        assert not hall.fetched
+        hall.unwanted.add(report(0).key.agent)
+        hall.put_away.set()
+        await hall.done()
+        assert report(0).update.sha256 not in hall.fetched, "it was late by then"
+        assert len(hall.fetched) == 8
+
+    run(test())
 
 
 def test_a_report_that_comes_again_meanwhile_is_not_taken_twice(hall: Hall) -> None:

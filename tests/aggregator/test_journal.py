@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from lab import CAPABILITIES, SPEC, Lab
 
 import aggregator.database as database_module
 import aggregator.journal as journal_module
+from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator
+from aggregator.coordinator import actions as act
 from aggregator.coordinator import events as ev
 from aggregator.coordinator.fleet import open_order
 from aggregator.coordinator.state import Agent, State
 from aggregator.journal import MOST_UNHURRIED, SCHEMA_VERSION, Journal, JournalError
+from aggregator.service import Service
 from models.wire.messages import BudgetInfo, OrderKey
 
 
@@ -140,6 +144,39 @@ def test_what_loses_nothing_goes_to_disk_with_the_next_event(url: str) -> None:
         found = [event for event, _ in journal.replay()]
     assert found[:5] == [ev.JobCancelled("x"), here(1), here(2), ev.JobCancelled("y"), here(3)]
     assert found[5:] == [here(number) for number in (*range(MOST_UNHURRIED + 1), 4)]
+
+
+def test_what_an_event_asks_for_is_begun_after_it_is_safe(url: str, tmp_path: Path) -> None:
+    """Also where the event is one that may wait: a report can be the first to come after a round's deadline."""
+    answered: list[OrderKey] = []
+
+    def first_alone(lab: Lab, action: act.SendOrder) -> ev.AnyEvent | None:
+        if answered:
+            return None
+        answered.append(action.message.key)
+        return Lab.answer(lab, action)
+
+    lab = Lab().fleet(2)
+    lab.answers = {"a0": first_alone, "a1": first_alone}
+    lab.submit(quorum=0.5).run()
+    (order,) = (each for each in lab.sent if each.key not in answered)
+    assert lab.happen(ev.ReportHere(order.key), after_s=SPEC.deadline_s + 1.0), "else this shows nothing"
+    config = AggregatorConfig(broker="mqtt://127.0.0.1:9", state_dir=str(tmp_path / "state"))
+    entries = lab.log.entries
+
+    async def test() -> None:
+        with Journal(url) as journal:
+            for event, at_s in entries[:-1]:
+                journal.append(event, at_s)
+        with Journal(url) as journal:
+            service = Service(config, journal, clock=lambda: entries[-1][1])
+            begun: list[int] = []
+            service.act = lambda action: begun.append(len(on_disk(url)))  # type: ignore[method-assign]
+            service.apply(entries[-1][0])
+            assert begun
+            assert set(begun) == {len(entries)}
+
+    asyncio.run(test())
 
 
 def test_a_state_takes_the_place_of_what_was_not_written_as_well(url: str) -> None:

@@ -58,6 +58,27 @@ def test_a_fault_is_found_wherever_it_is(place: int, padding: str) -> None:
         looks.comes_back(places(Leaf("a word", padding))[place], Tree)  # type: ignore[arg-type]
 
 
+class Limited(msgspec.Struct, frozen=True):
+    rows: Annotated[tuple[Leaf, ...], Meta(max_length=2)] = ()
+    keys: dict[Annotated[str, Meta(max_length=4)], str] = {}
+    leaf: Leaf | None = None
+
+
+def test_limits_of_a_whole_of_keys_and_another_type_are_found() -> None:
+    looks = Rereader()
+    big = Leaf(1.0, PADDING)
+    assert looks.comes_back(Limited(rows=(big, big), keys={"abcd": PADDING}, leaf=big), Limited)
+    for wrong in (
+        Limited(rows=(big, big, big)),
+        Limited(keys={"abcde": PADDING}),
+        Limited(keys={"abcd": PADDING, "abcde": PADDING}),
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            looks.comes_back(wrong, Limited)
+    with pytest.raises(msgspec.ValidationError):
+        looks.comes_back(Limited(leaf=Tree(row=(big,))), Limited)  # type: ignore[arg-type]
+
+
 leaves = st.builds(Leaf, number=st.floats(allow_nan=True), name=st.text(max_size=5), many=st.just((0.0, 1.0)))
 
 

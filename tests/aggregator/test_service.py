@@ -479,7 +479,7 @@ def test_limits_beyond_what_the_wire_and_the_agents_take_are_refused(tmp_path: P
 @pytest.mark.parametrize(
     "changes, said, code",
     [
-        ({"broker": "http://broker"}, "is no broker address", 2),
+        ({"broker": "http://broker"}, "is no broker address", 1),
         ({"store": "sqlite:////nowhere/at/all/journal.sqlite"}, "cannot open the journal", 1),
         ({"store": "no-such-database://x"}, "cannot open the journal", 1),
         ({"state_dir": "/proc/nowhere"}, "No such file or directory", 1),

@@ -214,6 +214,28 @@ def test_blobs_that_arrive_together_share_what_is_on_its_way(tmp_path: Path, sha
         partial.close()
 
 
+def test_blobs_that_begin_together_ask_for_no_more_than_they_may_share(tmp_path: Path) -> None:
+    """Nobody answers: what is asked for first is all that is asked for."""
+
+    async def test() -> None:
+        broker = Wire()
+        async with peers(broker, tmp_path) as (aggregator, _):
+            refs = [make_ref(bytes([number]) * 20_500, 1000) for number in range(4)]
+            route = Route.aggregator_from_agent(TOPICS, "pi-0", "0" * 64)
+            fetching = [
+                asyncio.create_task(aggregator.exchange.fetch(ref, replace(route, ahead=16), 30)) for ref in refs
+            ]
+            await asyncio.sleep(0.5)
+            wanted = [each for each in broker.published if isinstance(each, BlobWant)][:4]
+            assert [len(from_ranges(each.missing, 21)) for each in wanted] == [4] * 4
+            for task in fetching:
+                task.cancel()
+            await asyncio.gather(*fetching, return_exceptions=True)
+            assert aggregator.exchange._sharing == 0
+
+    run(test())
+
+
 def test_a_few_at_a_time_come_through_a_link_that_loses_and_garbles(tmp_path: Path) -> None:
     seen: Counter[bytes] = Counter()
 

@@ -1,5 +1,5 @@
 """`python -m tools.chaos.points FOLDER tools.cli.main aggregator run --config FILE`: an aggregator that kills itself at
-every point of its journal, just before an event is on disk and just after, and is started again each time. Its journal
+every point of its journal, just before an event is in it and just after, and is started again each time. Its journal
 puts a state in the place of its events after every few of them, and those moments are points too.
 
 Each point is died for once, by SIGKILL; FOLDER keeps the list. The aggregator is the product's own in all else. Every
