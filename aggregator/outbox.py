@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,8 +51,8 @@ class Outbox:
 
     def __init__(self, drops: Drops, per_topic: int = PER_TOPIC, in_all: int = IN_ALL) -> None:
         self._drops, self._per_topic, self._in_all = drops, per_topic, in_all
-        # Lists, for an empty deque takes as much as a waiting order, and there are as many as agents.
-        self._waiting: OrderedDict[str, list[Letter]] = OrderedDict()
+        # Tuples and a plain dict, for there are as many as agents: a thousand orders wait in half a megabyte.
+        self._waiting: dict[str, tuple[Letter, ...]] = {}
         self._in_hand: set[str] = set()
         self._count = 0
         self._more = asyncio.Event()
@@ -67,26 +66,20 @@ class Outbox:
         if not letter.steers and self._count >= self._in_all:
             self._drops.count("outbox full", f"{type(letter.message).__name__} on {letter.topic}")
             return
-        queue = self._waiting.setdefault(letter.topic, [])
+        queue = self._waiting.get(letter.topic, ())
         if isinstance(letter.message, Order | messages.CancelOrder):
-            self._remove(queue, letter.message.key)
-        queue.append(letter)
-        self._count += 1
+            queue = _without(queue, letter.message.key)
+        queue = (*queue, letter)
         if len(queue) > self._per_topic:
-            self._shed(queue)
+            queue = self._shed(queue)
+        self._count += len(queue) - len(self._waiting.get(letter.topic, ()))
+        self._waiting[letter.topic] = queue
         self._more.set()
 
-    def _remove(self, queue: list[Letter], key: messages.OrderKey) -> None:
-        """A waiting order with this key is not needed any more: it comes anew, or was cancelled."""
-        for each in [each for each in queue if isinstance(each.message, Order) and each.message.key == key]:
-            queue.remove(each)
-            self._count -= 1
-
-    def _shed(self, queue: list[Letter]) -> None:
+    def _shed(self, queue: tuple[Letter, ...]) -> tuple[Letter, ...]:
         gone = next((each for each in queue if not each.steers), queue[0])
-        queue.remove(gone)
-        self._count -= 1
         self._drops.count("outbox of one receiver full", f"{type(gone.message).__name__} on {gone.topic}")
+        return tuple(each for each in queue if each is not gone)
 
     async def take(self) -> Letter:
         """The next letter of the topic whose turn it is; give the topic back with `done`."""
@@ -94,9 +87,10 @@ class Outbox:
             for topic, queue in self._waiting.items():
                 if queue and topic not in self._in_hand:
                     self._in_hand.add(topic)
-                    self._waiting.move_to_end(topic)
+                    del self._waiting[topic]
+                    self._waiting[topic] = queue[1:]  # behind all others
                     self._count -= 1
-                    return queue.pop(0)
+                    return queue[0]
             self._more.clear()
             await self._more.wait()
 
@@ -106,8 +100,13 @@ class Outbox:
         if not self._waiting.get(topic):
             self._waiting.pop(topic, None)
         if not self._waiting:
-            self._waiting = OrderedDict()  # an empty one keeps the room that it has needed
+            self._waiting = {}  # an empty one keeps the room that it has needed
         self._more.set()
+
+
+def _without(queue: tuple[Letter, ...], key: messages.OrderKey) -> tuple[Letter, ...]:
+    """What waits but an order with this key, which is not needed any more: it comes anew, or was cancelled."""
+    return tuple(each for each in queue if not (isinstance(each.message, Order) and each.message.key == key))
 
 
 class Publisher(Protocol):
