@@ -231,24 +231,30 @@ class Intake:
         await asyncio.sleep(LOOK_S)
 
     async def _look_at(self, report: messages.TrainReport) -> Verdict:
-        job = self._floor.state.jobs[report.key.job]
-        base = job.splits[report.key.split].model
+        base, deadline_s = self._base_of(report.key)
         if base is None:
             return _OVER
         if self._helpers.hands():
-            checked = await self._helpers.check(report, base.sha256, job.spec.deadline_s)
+            checked = await self._helpers.check(report, base.sha256, deadline_s)
             if checked is not None:
                 return self._verdict(report, checked)
         # A thousand reports that came at once are put away before megabytes are asked for.
         await self._exchange.caught_up()
         if why_unwanted(self._floor.state, report.key):
             return _OVER
-        update = await self._fetch(report, job.spec.deadline_s)
+        update = await self._fetch(report, deadline_s)
         if why_unwanted(self._floor.state, report.key):
             return _OVER
         checked = await self._effects.check_update(base.sha256, update, report.masked is not None)
         self._ill_s = -math.inf
         return self._verdict(report, checked)
+
+    def _base_of(self, key: messages.OrderKey) -> tuple[messages.BlobRef | None, float]:
+        """The model that the update is to, and how long it may take. No more of the state: it would stay in memory as it
+        was for as long as the update takes.
+        """
+        job = self._floor.state.jobs[key.job]
+        return job.splits[key.split].model, job.spec.deadline_s
 
     def _verdict(self, report: messages.TrainReport, checked: Checked) -> Verdict:
         """What is found of an update; the norm of a masked one, which is that of its mask, says nothing."""
