@@ -250,8 +250,8 @@ class Intake:
         return self._verdict(report, checked)
 
     def _base_of(self, key: messages.OrderKey) -> tuple[messages.BlobRef | None, float]:
-        """The model that the update is to, and how long it may take. No more of the state: it would stay in memory as it
-        was for as long as the update takes.
+        """The model that the update is to, and how long it may take. Nothing else of the state, which would stay in
+        memory as it was while the update comes.
         """
         job = self._floor.state.jobs[key.job]
         return job.splits[key.split].model, job.spec.deadline_s
